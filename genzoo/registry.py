@@ -1,0 +1,239 @@
+"""Models by name: built in, from installed packages, or from a file.
+
+Importing this module imports no torch, so that listing and help are instant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import sys
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genzoo.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from genzoo.model import GenerativeModel
+    from genzoo.types import DataSpec
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that can be asked for by name.
+
+    Attributes:
+        name: as given to ``--model``.
+        target: ``package.module:Class`` or ``path/to/file.py:Class``.
+        family: what it is shown as.
+        summary: one line for ``genzoo models``.
+        control: a baseline with a known fault or merit rather than a contender.
+    """
+
+    name: str
+    target: str
+    family: str
+    summary: str
+    control: bool = False
+
+
+_ALL = (
+    ModelEntry(
+        "gan",
+        "genzoo.models.gan:GAN",
+        "GAN",
+        "relativistic GAN with gradient penalties on real and generated data (R3GAN)",
+    ),
+    ModelEntry(
+        "vae",
+        "genzoo.models.vae:VAE",
+        "VAE",
+        "variational autoencoder with a discretized-logistic likelihood",
+    ),
+    ModelEntry(
+        "flow",
+        "genzoo.models.flow:Flow",
+        "normalizing flow",
+        "transformer autoregressive flow on patches (TarFlow)",
+    ),
+    ModelEntry(
+        "diffusion",
+        "genzoo.models.diffusion:Diffusion",
+        "diffusion",
+        "EDM-preconditioned denoiser, sampled with Heun's method",
+    ),
+    ModelEntry(
+        "noise",
+        "genzoo.models.controls:Noise",
+        "control",
+        "uniform noise over the range of the data: nothing learned",
+        control=True,
+    ),
+    ModelEntry(
+        "gaussian",
+        "genzoo.models.controls:Gaussian",
+        "control",
+        "one Gaussian with the mean and covariance of the data (per class)",
+        control=True,
+    ),
+    ModelEntry(
+        "gmm",
+        "genzoo.models.controls:Mixture",
+        "control",
+        "Gaussian mixture fitted by expectation maximization (scikit-learn)",
+        control=True,
+    ),
+    ModelEntry(
+        "copycat",
+        "genzoo.models.controls:Copycat",
+        "control",
+        "returns training items: perfect quality, nothing but memory",
+        control=True,
+    ),
+)
+MODELS: Mapping[str, ModelEntry] = {entry.name: entry for entry in _ALL}
+DEFAULT_MODELS = ("gan", "vae", "flow", "diffusion")
+CONTROLS = tuple(entry.name for entry in _ALL if entry.control)
+
+
+def installed_models() -> dict[str, ModelEntry]:
+    """Built-in models and those that installed packages bring (entry points ``genzoo.models``)."""
+    extra = {
+        point.name: ModelEntry(point.name, point.value, "plug-in", f"from {point.value}")
+        for point in entry_points(group="genzoo.models")
+        if point.name not in MODELS
+    }
+    return {**MODELS, **extra}
+
+
+def is_file_model(name: str) -> bool:
+    """Whether `name` means a class in a file, ``FILE.py:Class``."""
+    return ".py:" in name
+
+
+def resolve(name: str) -> ModelEntry:
+    """The entry of a name, an entry point or ``FILE.py:Class``.
+
+    Raises:
+        InputError: no such model, with the nearest name.
+    """
+    if is_file_model(name):
+        path, _, cls = name.rpartition(":")
+        if not Path(path).is_file():
+            raise InputError(f"model '{name}': there is no file '{path}'")
+        return ModelEntry(f"{Path(path).stem}-{cls}".lower(), name, "own", f"class {cls} of {path}")
+    models = installed_models()
+    if name not in models:
+        raise unknown("model", name, models)
+    return models[name]
+
+
+def file_hash(name: str) -> str | None:
+    """SHA-256 of the file behind ``FILE.py:Class``; ``None`` for other models."""
+    if not is_file_model(name):
+        return None
+    return hashlib.sha256(Path(name.rpartition(":")[0]).read_bytes()).hexdigest()
+
+
+def load_class(name: str) -> type[GenerativeModel]:
+    """Import the class of a model. A file's code is executed: only what the user named.
+
+    Raises:
+        InputError: the class is missing or is no model, or its file fails to import.
+    """
+    entry = resolve(name)
+    where, _, attribute = entry.target.rpartition(":")
+    try:
+        module = _import_file(Path(where)) if is_file_model(name) else importlib.import_module(where)
+    except Exception as error:
+        if not is_file_model(name):
+            raise
+        raise InputError(f"model '{name}' cannot be imported: {error!r}") from error
+    from genzoo.model import GenerativeModel
+
+    cls = getattr(module, attribute, None)
+    if cls is None:
+        own = [k for k, v in vars(module).items() if isinstance(v, type)]
+        raise unknown(f"class in {where}", attribute, own)
+    if not (isinstance(cls, type) and issubclass(cls, GenerativeModel)):
+        raise InputError(f"model '{name}': {attribute} is not a subclass of genzoo.GenerativeModel")
+    return cls
+
+
+def build(name: str, spec: DataSpec, settings: Mapping[str, Any] | None = None) -> GenerativeModel:
+    """A fresh model; its initial weights come from torch's global generator.
+
+    Args:
+        name: see `resolve`.
+        spec: of the data to model.
+        settings: values or texts by field name, see `parse_settings`.
+    """
+    cls = load_class(name)
+    parsed = parse_settings(cls.Settings, settings or {}, name)
+    try:
+        return cls(spec, parsed)
+    except TypeError as error:
+        if not is_file_model(name):
+            raise
+        raise InputError(f"model '{name}' must be built as Class(spec, settings): {error}") from error
+
+
+def parse_settings(cls: type, settings: Mapping[str, Any], model: str) -> Any:
+    """An instance of a settings dataclass from ``key=value`` texts or values.
+
+    Raises:
+        InputError: an unknown key (with the nearest one) or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    parsed = {}
+    for key, value in settings.items():
+        if key not in names:
+            raise unknown(f"setting of {model}", key, names)
+        parsed[key] = _convert(value, hints[key], f"--set {key}={value}")
+    try:
+        return cls(**parsed)
+    except ValueError as error:
+        raise InputError(f"settings of {model}: {error}") from error
+
+
+def _convert(value: Any, kind: Any, shown: str) -> Any:
+    """One setting as the type that its field declares."""
+    options = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        if value not in options:
+            raise unknown(f"value in {shown}:", str(value), map(str, options))
+        return value
+    if type(None) in options:
+        if value is None or value == "none":
+            return None
+        kind = next(option for option in options if option is not type(None))
+    text = str(value).strip().lower()
+    try:
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[text]
+        if kind in (int, float):
+            number = float(text)
+            if not abs(number) < float("inf") or (kind is int and number != int(number)):
+                raise ValueError
+            return kind(number)
+    except (ValueError, KeyError, OverflowError):
+        names = {bool: "true or false", int: "a whole number", float: "a finite number"}
+        raise InputError(f"{shown} must be {names[kind]}") from None
+    return value
+
+
+def _import_file(path: Path) -> Any:
+    name = f"genzoo_file_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
