@@ -1,0 +1,47 @@
+"""What a network is told beside its input: noise level and conditions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from genzoo.types import DataSpec
+
+
+class ConditionEmbedding(nn.Module):
+    """Sum of one learned vector per condition; the index after the last label means 'any'."""
+
+    def __init__(self, spec: DataSpec, width: int) -> None:
+        """One table per condition of `spec`, each with a row for the null label."""
+        super().__init__()
+        self.width = width
+        self.tables = nn.ModuleDict({k: nn.Embedding(n + 1, width) for k, n in spec.cond.items()})
+
+    def forward(self, cond: Mapping[str, Tensor], n: int, device: torch.device) -> Tensor:
+        """Labels (n,) by name -> (n, width); zeros without conditions."""
+        total = torch.zeros(n, self.width, device=device)
+        for name, table in self.tables.items():
+            total = total + table(cond[name])
+        return total
+
+
+class NoiseEmbedding(nn.Module):
+    """Sinusoids of a scalar such as ln(sigma)/4, then a small MLP."""
+
+    def __init__(self, width: int, frequencies: int = 32, highest: float = 64.0) -> None:
+        """Frequencies are spaced geometrically from 1 to `highest`."""
+        super().__init__()
+        scale = torch.exp(torch.linspace(0, math.log(highest), frequencies))
+        self.register_buffer("scale", scale)
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width)
+        )
+
+    def forward(self, c: Tensor) -> Tensor:
+        """(B,) -> (B, width)."""
+        phase = c.float()[:, None] * self.scale
+        out: Tensor = self.mlp(torch.cat([phase.sin(), phase.cos()], dim=1))
+        return out
