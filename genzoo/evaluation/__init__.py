@@ -1,0 +1,49 @@
+"""How good, how varied, how original and how fast a model is.
+
+Names are imported on first use, so that `genzoo.evaluation.catalogue`, `result` and
+`statistics` can be used without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genzoo.evaluation.catalogue import METRICS, MetricInfo
+    from genzoo.evaluation.result import Evaluation, FeatureInfo, Score
+    from genzoo.evaluation.suite import evaluate, evaluate_all, prepare
+
+_WHERE = {
+    "METRICS": "catalogue",
+    "MetricInfo": "catalogue",
+    "Evaluation": "result",
+    "FeatureInfo": "result",
+    "Score": "result",
+    "evaluate": "suite",
+    "evaluate_all": "suite",
+    "prepare": "suite",
+}
+
+__all__ = [
+    "METRICS",
+    "Evaluation",
+    "FeatureInfo",
+    "MetricInfo",
+    "Score",
+    "evaluate",
+    "evaluate_all",
+    "prepare",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module (PEP 562)."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

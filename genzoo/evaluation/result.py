@@ -1,0 +1,179 @@
+"""What an evaluation says, and how it is written down.
+
+See ``SCHEMA.md`` beside this file for ``scores.json``. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from genzoo.evaluation.catalogue import METRICS
+from genzoo.evaluation.statistics import Interval
+from genzoo.types import LikelihoodKind
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """In which space distances were measured.
+
+    Attributes:
+        name: ``classifier``, ``pca`` or ``coordinates``.
+        hash: SHA-256 of the extractor's weights.
+        accuracy: of the classifier on held-out data; ``None`` where it is no classifier.
+        split: what the extractor was fitted on: ``reserved`` or ``train``.
+    """
+
+    name: str
+    hash: str
+    accuracy: float | None
+    split: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one set of samples.
+
+    Attributes:
+        name: key of `genzoo.evaluation.METRICS`.
+        value: ``None`` where refused.
+        n: number of samples that entered.
+        convention: estimator, k, strictness, space, interval and floor in words.
+        low: lower end of a 95 % interval over the sampling, where an honest one exists.
+        high: its upper end.
+        floor: what real held-out data score in the samples' place.
+        features: the feature space, where one was used.
+        likelihood: exact, bound or estimate.
+        reason: why it was refused.
+    """
+
+    name: str
+    value: float | None
+    n: int
+    convention: str = ""
+    low: float | None = None
+    high: float | None = None
+    floor: float | None = None
+    features: FeatureInfo | None = None
+    likelihood: LikelihoodKind | None = None
+    reason: str | None = None
+
+    @classmethod
+    def refused(cls, name: str, n: int, reason: str) -> Score:
+        """A metric that could not be had, and why."""
+        return cls(name, None, n, reason=reason)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; numbers that are not finite become a refusal, never a NaN."""
+        info = METRICS[self.name]
+        if self.value is not None and not math.isfinite(self.value):
+            return Score.refused(self.name, self.n, f"the result is {self.value}").to_dict()
+        raw: dict[str, Any] = {
+            "value": self.value,
+            "low": _finite(self.low),
+            "high": _finite(self.high),
+            "floor": _finite(self.floor),
+            "n": self.n,
+            "convention": self.convention,
+            "better": info.better,
+            "ideal": info.ideal,
+            "features": None if self.features is None else asdict(self.features),
+            "reason": self.reason,
+        }
+        if info.group == "likelihood":
+            raw["likelihood"] = self.likelihood
+        return raw
+
+
+@dataclass(frozen=True)
+class ClassHistogram:
+    """Shares of the classes among samples and training data."""
+
+    labels: tuple[str, ...]
+    samples: tuple[float, ...]
+    train: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The samples closest to the training data, and their nearest training items."""
+
+    sample_index: tuple[int, ...]
+    train_index: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All scores of one set of samples.
+
+    Attributes:
+        model: model name of a run, or the name of the file or folder.
+        data: the reference dataset's name.
+        data_fingerprint: its content hash.
+        n: samples compared on both sides of the two-sample metrics.
+        seed: of the choice of these samples.
+        source: ``run``, ``npz``, ``folder`` or ``arrays``.
+        metrics: scores by name.
+        class_histogram: where a classifier exists.
+        nearest: for the memorization panel; ``None`` where nothing was measured.
+        seconds: wall clock of this evaluation.
+    """
+
+    model: str
+    data: str
+    data_fingerprint: str
+    n: int
+    seed: int
+    source: str
+    metrics: Mapping[str, Score]
+    class_histogram: ClassHistogram | None = None
+    nearest: Nearest | None = None
+    seconds: float = 0.0
+    genzoo: str = field(default_factory=lambda: _version())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``scores.json``."""
+        histogram, nearest = self.class_histogram, self.nearest
+        return {
+            "schema": SCHEMA,
+            "kind": "scores",
+            "model": self.model,
+            "data": self.data,
+            "data_fingerprint": self.data_fingerprint,
+            "n": self.n,
+            "seed": self.seed,
+            "source": self.source,
+            "metrics": {name: score.to_dict() for name, score in self.metrics.items()},
+            "class_histogram": None if histogram is None else _lists(asdict(histogram)),
+            "nearest": None if nearest is None else _lists(asdict(nearest)),
+            "seconds": self.seconds,
+            "genzoo": self.genzoo,
+        }
+
+
+def bounds(interval: Interval | None) -> dict[str, float | None]:
+    """``low`` and ``high`` for `Score` from an interval that may not exist."""
+    if interval is None:
+        return {"low": None, "high": None}
+    return {"low": interval.low, "high": interval.high}
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _lists(raw: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) for key, value in raw.items()}
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("genzoo")
+    except PackageNotFoundError:  # run from a source tree that was not installed
+        return "0.1.0"
