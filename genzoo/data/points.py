@@ -116,12 +116,13 @@ class Checkerboard(Law):
 def _log_mixture(points: Tensor, centers: Array, weights: Array, sigma: float) -> Tensor:
     """Log Σ_k w_k N(x; c_k, σ² I), in blocks that bound the memory to some 30 MB."""
     c, log_w = torch.from_numpy(centers), torch.from_numpy(np.log(weights))
+    x = points.detach().cpu().double()
     block = max(1, 2_000_000 // len(c))
-    parts = [
-        torch.logsumexp(log_w - torch.cdist(x, c, compute_mode=_EXACT).square() / (2 * sigma**2), 1)
-        for x in points.detach().cpu().double().split(block)
-    ]
-    return torch.cat(parts) - math.log(2 * math.pi * sigma**2)
+    log_p = torch.empty(len(x), dtype=torch.float64)
+    for i in range(0, len(x), block):
+        squared = torch.cdist(x[i : i + block], c, compute_mode=_EXACT).square()
+        log_p[i : i + block] = torch.logsumexp(log_w - squared / (2 * sigma**2), 1)
+    return log_p - math.log(2 * math.pi * sigma**2)
 
 
 _EXACT = "donot_use_mm_for_euclid_dist"  # differences, not |x|² - 2xc + |c|², which cancels
