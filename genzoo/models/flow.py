@@ -1,0 +1,179 @@
+"""A normalizing flow of causal transformers on patches: TarFlow (Zhai et al. 2024, arXiv 2412.06329).
+
+Each block standardizes every token (patch) with a shift and a scale that a causal transformer
+reads off the tokens before it; the next block runs in the opposite order. Density is one
+parallel pass, sampling goes token by token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from genzoo.model import Density, GenerativeModel
+from genzoo.nets.backbone import default_patch
+from genzoo.nets.embeddings import ConditionEmbedding
+from genzoo.nets.transformer import Block, patchify, unpatchify
+from genzoo.noise import NoiseSource
+from genzoo.types import Batch, DataSpec, Loss, Recipe, SampleOptions, TrainState
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """Settings of `Flow`.
+
+    Attributes:
+        patch: side of a patch in pixels; 0 chooses 2 for sides up to 16 and 4 above.
+        width: features of the transformers.
+        depth: transformer layers a block.
+        blocks: autoregressive blocks, in alternating order.
+        heads: attention heads.
+        dropout: in the MLPs.
+        batch_size: items a step.
+        lr: peak learning rate.
+        weight_decay: of AdamW.
+        ema: half-life of the weight average as a fraction of the budget.
+    """
+
+    patch: int = 0
+    width: int = 64
+    depth: int = 1
+    blocks: int = 4
+    heads: int = 4
+    dropout: float = 0.1
+    batch_size: int = 128
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    ema: float = 0.05
+
+
+class AutoregressiveBlock(nn.Module):
+    """z_t = W (x_t - μ(x_<t)) exp(-α(x_<t)): one block, invertible token by token.
+
+    W is a learned matrix that mixes the numbers within a token (Glow's 1×1 convolution,
+    Kingma & Dhariwal 2018), which the autoregression alone would leave independent.
+    """
+
+    def __init__(self, tokens: int, size: int, reverse: bool, s: FlowSettings) -> None:
+        """`tokens` tokens of `size` numbers, visited backwards if `reverse`."""
+        super().__init__()
+        self.reverse = reverse
+        self.embed = nn.Linear(size, s.width)
+        self.position = nn.Parameter(0.02 * torch.randn(tokens, s.width))
+        self.layers = nn.ModuleList(
+            Block(s.width, s.heads, 0, causal=True, dropout=s.dropout) for _ in range(s.depth)
+        )
+        self.norm = nn.LayerNorm(s.width)
+        self.out = nn.Linear(s.width, 2 * size)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.mix = nn.Parameter(torch.eye(size))
+
+    def forward(self, x: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Towards the latent.
+
+        Args:
+            x: tokens (B, T, P).
+            start: what stands before the first token, (B, width).
+
+        Returns:
+            z (B, T, P) and log |det ∂z/∂x|, (B,).
+        """
+        x = self._order(x)
+        before = torch.cat([start[:, None], self.embed(x[:, :-1])], dim=1) + self.position
+        shift, log_scale = self._affine(before, None)
+        z = (x - shift) * torch.exp(-log_scale)
+        mixed = torch.linalg.slogdet(self.mix.float()).logabsdet * x.shape[1]
+        return self._order(z @ self.mix.T), mixed - log_scale.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor, start: Tensor) -> Tensor:
+        """z (B, T, P) -> x (B, T, P), one token after the other with a key-value cache."""
+        z = torch.linalg.solve(self.mix.T, self._order(z), left=False)  # X mixᵀ = z
+        caches: list[list[Tensor]] = [[] for _ in self.layers]
+        before, tokens = start, []
+        for t in range(z.shape[1]):
+            shift, log_scale = self._affine((before + self.position[t])[:, None], caches)
+            tokens.append(z[:, t] * torch.exp(log_scale[:, 0]) + shift[:, 0])
+            before = self.embed(tokens[-1])
+        return self._order(torch.stack(tokens, dim=1))
+
+    def _affine(self, h: Tensor, caches: list[list[Tensor]] | None) -> tuple[Tensor, Tensor]:
+        for i, layer in enumerate(self.layers):
+            h = layer(h, None, caches[i] if caches is not None else None)
+        shift, raw = self.out(self.norm(h)).chunk(2, dim=2)
+        return shift, 4 * torch.tanh(raw / 4)  # a scale beyond e^±4 would only be noise
+
+    def _order(self, x: Tensor) -> Tensor:
+        return x.flip(1) if self.reverse else x
+
+
+class Flow(Density, GenerativeModel):
+    """A stack of `AutoregressiveBlock`; a density in model space."""
+
+    Settings = FlowSettings
+
+    def __init__(self, spec: DataSpec, settings: FlowSettings | None = None) -> None:
+        """Patches are tokens; for points every coordinate is one."""
+        super().__init__(spec, settings)
+        s = self.settings
+        self.patch = (s.patch or default_patch(spec)) if spec.is_image else 1
+        size = spec.shape[0] * self.patch**2 if spec.is_image else 1
+        self.tokens, self.size = spec.dim // size, size
+        self.latent_shape = (self.tokens, size)
+        self.start = ConditionEmbedding(spec, s.width)
+        self.blocks = nn.ModuleList(
+            AutoregressiveBlock(self.tokens, size, bool(i % 2), s) for i in range(s.blocks)
+        )
+
+    def recipe(self) -> Recipe:
+        """AdamW with a cosine to 0."""
+        s = self.settings
+        return Recipe(
+            batch_size=s.batch_size, lr=s.lr, weight_decay=s.weight_decay, ema=s.ema, betas=(0.9, 0.95)
+        )
+
+    def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
+        """Negative log-likelihood of dequantized data, nats per dimension."""
+        x = batch.x
+        if self.spec.levels is not None:
+            x = x + (torch.rand_like(x) - 0.5) * (2 / (self.spec.levels - 1))
+        z, log_det = self.encode_with_log_det(x, batch.cond)
+        prior = -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
+        total = -(prior + log_det).mean() / self.spec.dim
+        parts = {"nats_per_dim": total, "log_det": log_det.mean() / self.spec.dim}
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+    def encode_with_log_det(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """x (B, *shape) -> z (B, tokens, size) and log |det ∂z/∂x|, (B,)."""
+        start = self.start(cond, len(x), x.device)
+        z, total = patchify(x, self.patch), torch.zeros(len(x), device=x.device)
+        for block in self.blocks:
+            z, log_det = block(z, start)
+            total = total + log_det
+        return z, total
+
+    def log_density(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """log N(z; 0, I) + log |det ∂z/∂x|, (B,) nats."""
+        z, log_det = self.encode_with_log_det(x, cond)
+        return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1) + log_det
+
+    def encode(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """See `genzoo.model.HasLatent`."""
+        return self.encode_with_log_det(x, cond)[0]
+
+    def decode(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """z (B, tokens, size) -> x (B, *shape)."""
+        start = self.start(cond, len(z), z.device)
+        for block in reversed(list(self.blocks)):
+            assert isinstance(block, AutoregressiveBlock)
+            z = block.inverse(z, start)
+        return unpatchify(z, self.patch, self.spec.shape)
+
+    def draw(self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions) -> Tensor:
+        """Decode standard normal noise."""
+        z = noise.normal(*self.latent_shape) * (options.temperature or 1.0)
+        return self.decode(z, cond)

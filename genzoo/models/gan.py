@@ -1,0 +1,232 @@
+"""A modern baseline GAN without tricks: R3GAN (Huang et al. 2024, arXiv 2501.05441).
+
+The critic compares each real item with a generated one (relativistic pairing loss), and is
+kept smooth by zero-centred gradient penalties on real (R1) and generated (R2) data. No
+normalization layers, no spectral norm, no minibatch statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from genzoo.model import GenerativeModel
+from genzoo.nets.backbone import default_patch
+from genzoo.nets.embeddings import ConditionEmbedding
+from genzoo.noise import NoiseSource
+from genzoo.types import Batch, DataSpec, Loss, Recipe, SampleOptions, TrainState
+
+
+@dataclass(frozen=True)
+class GANSettings:
+    """Settings of `GAN`.
+
+    Attributes:
+        latent: length of the noise vector.
+        patch: side of a patch in pixels; 0 chooses 2 for sides up to 16 and 4 above.
+        width: features of both networks.
+        depth: residual blocks of both networks.
+        gamma: weight of R1 + R2 at the start of training.
+        gamma_end: weight of R1 + R2 at its end.
+        batch_size: real items a phase.
+        lr: learning rate at the start.
+        lr_end: final learning rate as a fraction of `lr`.
+        beta2: Adam's second-moment decay (β₁ is 0).
+        ema: half-life of the generator's average as a fraction of the budget.
+    """
+
+    latent: int = 64
+    patch: int = 0
+    width: int = 64
+    depth: int = 2
+    gamma: float = 1.0
+    gamma_end: float = 0.1
+    batch_size: int = 128
+    lr: float = 5e-4
+    lr_end: float = 0.1
+    beta2: float = 0.99
+    ema: float = 0.05
+
+
+class ResidualConv(nn.Module):
+    """Two 3×3 convolutions without normalization; starts as the identity (Zhang et al. 2019)."""
+
+    def __init__(self, width: int) -> None:
+        """`width` channels in and out."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.kaiming_normal_(self.conv1.weight, a=0.2)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) -> (B, width, H, W)."""
+        return x + self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x, 0.2)), 0.2))
+
+
+class ResidualLinear(nn.Module):
+    """The same for vectors."""
+
+    def __init__(self, width: int) -> None:
+        """`width` features in and out."""
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+        nn.init.kaiming_normal_(self.first.weight, a=0.2)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width) -> (B, width)."""
+        return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, 0.2)), 0.2))
+
+
+class Generator(nn.Module):
+    """Noise and label to an item in model space."""
+
+    def __init__(self, spec: DataSpec, s: GANSettings) -> None:
+        """Convolutions on a grid of patches for images, linear layers for points."""
+        super().__init__()
+        self.spec = spec
+        self.cond = ConditionEmbedding(spec, s.latent)
+        self.patch = (s.patch or default_patch(spec)) if spec.is_image else 1
+        self.grid = tuple(n // self.patch for n in spec.shape[1:])
+        cells = math.prod(self.grid)
+        self.embed = nn.Linear(2 * s.latent, s.width * cells)
+        block = ResidualConv if spec.is_image else ResidualLinear
+        self.blocks = nn.Sequential(*(block(s.width) for _ in range(s.depth)))
+        self.out: nn.Module
+        if spec.is_image:
+            self.out = nn.Conv2d(s.width, spec.shape[0] * self.patch**2, 3, padding=1)
+        else:
+            self.out = nn.Linear(s.width, spec.dim)
+
+    def forward(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """(B, latent) -> (B, *shape)."""
+        h = self.embed(torch.cat([z, self.cond(cond, len(z), z.device)], dim=1))
+        h = self.blocks(h.unflatten(1, (-1, *self.grid)) if self.spec.is_image else h)
+        h = self.out(F.leaky_relu(h, 0.2))
+        return F.pixel_shuffle(h, self.patch) if self.spec.is_image else h
+
+
+class Critic(nn.Module):
+    """An item and its label to one number, higher for real ones.
+
+    The label enters by projection (Miyato & Koyama 2018, arXiv 1802.05637).
+    """
+
+    def __init__(self, spec: DataSpec, s: GANSettings) -> None:
+        """The mirror image of `Generator`."""
+        super().__init__()
+        self.spec = spec
+        self.patch = (s.patch or default_patch(spec)) if spec.is_image else 1
+        cells = math.prod(n // self.patch for n in spec.shape[1:])
+        block = ResidualConv if spec.is_image else ResidualLinear
+        self.embed: nn.Module
+        if spec.is_image:
+            self.embed = nn.Conv2d(spec.shape[0] * self.patch**2, s.width, 3, padding=1)
+        else:
+            self.embed = nn.Linear(spec.dim, s.width)
+        self.blocks = nn.Sequential(*(block(s.width) for _ in range(s.depth)))
+        self.features = nn.Linear(s.width * cells, 2 * s.width)
+        self.cond = ConditionEmbedding(spec, 2 * s.width)
+        self.out = nn.Linear(2 * s.width, 1)
+
+    def forward(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """(B, *shape) -> (B,)."""
+        h = F.pixel_unshuffle(x, self.patch) if self.spec.is_image else x
+        h = F.leaky_relu(self.blocks(self.embed(h)), 0.2).flatten(1)
+        h = F.leaky_relu(self.features(h), 0.2)
+        projection = (h * self.cond(cond, len(x), x.device)).sum(1) / math.sqrt(h.shape[1])
+        score: Tensor = self.out(h).squeeze(1) + projection
+        return score
+
+
+class GAN(GenerativeModel):
+    """Generator and critic, trained in two phases of those names."""
+
+    Settings = GANSettings
+
+    def __init__(self, spec: DataSpec, settings: GANSettings | None = None) -> None:
+        """Build both networks."""
+        super().__init__(spec, settings)
+        self.generator = Generator(spec, self.settings)
+        self.critic = Critic(spec, self.settings)
+
+    def recipe(self) -> Recipe:
+        """Adam without first moment, as R3GAN."""
+        s = self.settings
+        return Recipe(
+            batch_size=s.batch_size,
+            lr=s.lr,
+            lr_end=s.lr_end,
+            warmup=0.01,
+            betas=(0.0, s.beta2),
+            grad_clip=None,
+            ema=s.ema,
+        )
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """``critic`` and ``generator``."""
+        return {
+            "critic": list(self.critic.parameters()),
+            "generator": list(self.generator.parameters()),
+        }
+
+    def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
+        """Relativistic loss f(D(G(z)) - D(x)) with f = softplus, signs by phase (eq. 2 and 4)."""
+        cond = batch.cond
+        z = torch.randn(len(batch.x), self.settings.latent, device=batch.x.device)
+        real = self._blur(batch.x)
+        if phase == "generator":
+            fake = self._blur(self.generator(z, cond))
+            gap = self.critic(fake, cond) - self.critic(real, cond)
+            total = F.softplus(-gap).mean()
+            return Loss(total, {"adversarial": total.detach()})
+        with torch.no_grad():
+            fake = self._blur(self.generator(z, cond))
+        real.requires_grad_(True)
+        fake.requires_grad_(True)
+        on_real, on_fake = self.critic(real, cond), self.critic(fake, cond)
+        adversarial = F.softplus(on_fake - on_real).mean()
+        r1, r2 = _squared_slope(on_real, real), _squared_slope(on_fake, fake)
+        total = adversarial + self._gamma(state) / 2 * (r1 + r2)
+        parts = {
+            "adversarial": adversarial,
+            "r1": r1,
+            "r2": r2,
+            "gap": (on_real - on_fake).mean(),
+        }
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+    def draw(self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions) -> Tensor:
+        """One evaluation of the generator."""
+        z = noise.normal(self.settings.latent) * (options.temperature or 1.0)
+        out: Tensor = self.generator(z, cond)
+        return out
+
+    def _gamma(self, state: TrainState) -> float:
+        """The penalty's weight, falling from `gamma` to `gamma_end` by a half cosine."""
+        s = self.settings
+        fall = (1 + math.cos(math.pi * state.progress)) / 2
+        return float(s.gamma_end + (s.gamma - s.gamma_end) * fall)
+
+    def _blur(self, x: Tensor) -> Tensor:
+        """Spread images over their bins, so that being on a level tells nothing.
+
+        Generated values are real numbers until the very end; without this the critic could
+        tell them from data by their last digits alone.
+        """
+        if self.spec.levels is None:
+            return x
+        return x + (torch.rand_like(x) - 0.5) * (2 / (self.spec.levels - 1))
+
+
+def _squared_slope(score: Tensor, x: Tensor) -> Tensor:
+    """E|∇ₓ D(x)|², differentiable (R1 on real data, R2 on generated)."""
+    (slope,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    return slope.flatten(1).square().sum(1).mean()

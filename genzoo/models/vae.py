@@ -1,0 +1,258 @@
+"""A hierarchical variational autoencoder: a small VDVAE (Child 2021, arXiv 2011.10650).
+
+A top-down network makes the item from several layers of latents, each with a prior that the
+layers above it inform; an encoder proposes the posterior of each layer. Images have a
+discretized-logistic-mixture likelihood (PixelCNN++, Salimans et al. 2017, arXiv 1701.05517),
+a probability mass on levels, so that its bound is comparable with other families'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from genzoo.data.ranges import to_model
+from genzoo.model import GenerativeModel
+from genzoo.nets.backbone import default_patch
+from genzoo.nets.embeddings import ConditionEmbedding
+from genzoo.nets.transformer import Block, patchify, unpatchify
+from genzoo.noise import NoiseSource
+from genzoo.types import Batch, DataSpec, LikelihoodKind, Loss, Recipe, SampleOptions, TrainState
+
+Normals = tuple[Tensor, Tensor]  # mean and log standard deviation
+
+
+@dataclass(frozen=True)
+class VAESettings:
+    """Settings of `VAE`.
+
+    Attributes:
+        patch: side of a patch in pixels; 0 chooses 2 for sides up to 16 and 4 above.
+        width: features of the networks.
+        layers: stochastic layers, from the top down; the first is one vector for the whole item.
+        latent: numbers a token in each layer.
+        mixtures: logistics a pixel.
+        heads: attention heads.
+        dropout: in the MLPs.
+        beta: weight of the KL terms in training (1 is the ELBO).
+        kl_warmup: fraction of the budget over which the KL terms rise to `beta`.
+        batch_size: items a step.
+        lr: peak learning rate.
+        weight_decay: of AdamW.
+        ema: half-life of the weight average as a fraction of the budget.
+    """
+
+    patch: int = 0
+    width: int = 64
+    layers: int = 4
+    latent: int = 8
+    mixtures: int = 3
+    heads: int = 4
+    dropout: float = 0.1
+    beta: float = 1.0
+    kl_warmup: float = 0.1
+    batch_size: int = 128
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    ema: float = 0.05
+
+
+class StochasticLayer(nn.Module):
+    """One layer of latents: prior from above, posterior from above and the encoder."""
+
+    def __init__(self, width: int, latent: int, heads: int, cond_width: int, dropout: float) -> None:
+        """`latent` numbers for each token."""
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.prior = nn.Linear(width, 2 * latent)
+        self.posterior = nn.Sequential(
+            nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 2 * latent)
+        )
+        self.merge = nn.Linear(latent, width)
+        self.block = Block(width, heads, cond_width, dropout=dropout)
+        for layer in (self.prior, self.posterior[-1]):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward_prior(self, h: Tensor) -> Normals:
+        """p(z | above): (B, T, width) -> mean and log std, (B, T, latent) each."""
+        return _normals(self.prior(self.norm(h)))
+
+    def forward_posterior(self, h: Tensor, features: Tensor) -> Normals:
+        """q(z | above, x), in the shape of the prior."""
+        return _normals(self.posterior(torch.cat([self.norm(h), features], dim=2)))
+
+    def absorb(self, h: Tensor, z: Tensor, c: Tensor) -> Tensor:
+        """Add the latents to the stream and let the tokens talk."""
+        out: Tensor = self.block(h + self.merge(z), c)
+        return out
+
+
+class VAE(GenerativeModel):
+    """Hierarchical VAE; `log_prob` is the evidence lower bound."""
+
+    Settings = VAESettings
+    likelihood: LikelihoodKind = "bound"
+
+    def __init__(self, spec: DataSpec, settings: VAESettings | None = None) -> None:
+        """Patches are tokens; a point is a single token."""
+        super().__init__(spec, settings)
+        s = self.settings
+        self.patch = (s.patch or default_patch(spec)) if spec.is_image else 1
+        size = spec.shape[0] * self.patch**2 if spec.is_image else spec.dim
+        self.tokens = spec.dim // size
+        self.label = ConditionEmbedding(spec, s.width)
+        self.embed = nn.Linear(size, s.width)
+        self.position = nn.Parameter(0.02 * torch.randn(self.tokens, s.width))
+        self.encoder = nn.ModuleList(
+            Block(s.width, s.heads, s.width, dropout=s.dropout) for _ in range(2)
+        )
+        self.top = nn.Parameter(0.02 * torch.randn(self.tokens, s.width))
+        self.layers = nn.ModuleList(
+            StochasticLayer(s.width, s.latent, s.heads, s.width, s.dropout) for _ in range(s.layers)
+        )
+        self.norm = nn.LayerNorm(s.width)
+        per_number = 3 * s.mixtures if spec.is_image else 2
+        self.out = nn.Linear(s.width, size * per_number)
+        nn.init.zeros_(self.out.weight)
+
+    def recipe(self) -> Recipe:
+        """AdamW with a cosine to 0."""
+        s = self.settings
+        return Recipe(
+            batch_size=s.batch_size, lr=s.lr, weight_decay=s.weight_decay, ema=s.ema, betas=(0.9, 0.95)
+        )
+
+    def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
+        """-ELBO in nats per dimension, its KL part warmed up."""
+        log_likelihood, kl = self._elbo_parts(batch.x, batch.cond, None)
+        warm = min(1.0, state.progress / self.settings.kl_warmup) if self.settings.kl_warmup else 1.0
+        scale = 1 / self.spec.dim
+        reconstruction, divergence = -log_likelihood.mean() * scale, kl.mean() * scale
+        total = reconstruction + self.settings.beta * warm * divergence
+        parts = {
+            "negative_elbo": reconstruction + divergence,
+            "reconstruction": reconstruction,
+            "kl": divergence,
+        }
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+    def log_prob(
+        self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> Tensor:
+        """One-sample ELBO of levels (mass) or points (density in data units), (B,) nats."""
+        log_likelihood, kl = self._elbo_parts(to_model(raw, self.spec), cond, generator)
+        if self.spec.is_image:
+            return log_likelihood - kl
+        return log_likelihood - kl - sum(math.log(s) for s in self.spec.scale)
+
+    def draw(self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions) -> Tensor:
+        """Latents from the priors, then the item from its likelihood."""
+        temperature = options.temperature or 1.0
+        c = self.label(cond, noise.n, noise.device)
+        h = self.top.expand(noise.n, -1, -1)
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, StochasticLayer)
+            mean, log_std = layer.forward_prior(_shared(h, i))
+            epsilon = noise.normal(*mean.shape[1:]) * temperature
+            h = layer.absorb(h, mean + log_std.exp() * epsilon, c)
+        if self.spec.is_image:
+            uniform = noise.uniform(2, *self.spec.shape)
+            return _sample_logistics(self._logistics(h), uniform, temperature)
+        mean, log_std = self._gaussian(h)
+        return mean + log_std.exp() * noise.normal(self.spec.dim) * temperature
+
+    def _elbo_parts(
+        self, x: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """log p(x | z) with z from the posterior, and the sum of KLs, (B,) nats each."""
+        c = self.label(cond, len(x), x.device)
+        tokens = patchify(x, self.patch) if self.spec.is_image else x[:, None]
+        features = self.embed(tokens) + self.position
+        for block in self.encoder:
+            features = block(features, c)
+        h = self.top.expand(len(x), -1, -1)
+        kl = torch.zeros(len(x), device=x.device)
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, StochasticLayer)
+            prior = layer.forward_prior(_shared(h, i))
+            posterior = layer.forward_posterior(_shared(h, i), _shared(features, i))
+            mean, log_std = posterior
+            epsilon = torch.randn(mean.shape, generator=generator, device=x.device)
+            h = layer.absorb(h, mean + log_std.exp() * epsilon, c)
+            kl = kl + kl_divergence(posterior, prior).flatten(1).sum(1)
+        return self._log_likelihood(x, h), kl
+
+    def _log_likelihood(self, x: Tensor, h: Tensor) -> Tensor:
+        if self.spec.levels is not None:
+            log_mass = log_mass_of_logistics(x, self._logistics(h), self.spec.levels)
+            return log_mass.flatten(1).sum(1)
+        mean, log_std = self._gaussian(h)
+        z = (x - mean) * torch.exp(-log_std)
+        return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(1)
+
+    def _logistics(self, h: Tensor) -> Tensor:
+        """Stream to mixture parameters (B, 3, K, C, H, W): logits, means, log scales."""
+        out = unpatchify(self.out(self.norm(h)), self.patch, self.spec.shape)
+        return out.unflatten(1, (3, self.settings.mixtures, self.spec.shape[0]))
+
+    def _gaussian(self, h: Tensor) -> Normals:
+        mean, log_std = self.out(self.norm(h)).flatten(1).chunk(2, dim=1)
+        return mean, log_std.clamp(min=-7)
+
+
+def kl_divergence(q: Normals, p: Normals) -> Tensor:
+    """KL(q ‖ p) of normals with independent coordinates, elementwise, in nats."""
+    (mean_q, log_q), (mean_p, log_p) = q, p
+    ratio = torch.exp(2 * (log_q - log_p))
+    distance = ((mean_q - mean_p) * torch.exp(-log_p)).square()
+    return 0.5 * (ratio + distance - 1) + log_p - log_q
+
+
+def log_mass_of_logistics(x: Tensor, parameters: Tensor, levels: int) -> Tensor:
+    """log P(level) under a mixture of logistics, integrated over the level's bin (PixelCNN++ eq. 2).
+
+    The outermost bins extend to infinity, so the masses of all levels sum to 1.
+
+    Args:
+        x: levels in model space, (B, C, H, W).
+        parameters: (B, 3, K, C, H, W).
+        levels: number of gray levels.
+    """
+    logits, mean, log_scale = parameters.unbind(1)
+    x = x[:, None]
+    sharpness, half = torch.exp(-log_scale.clamp(min=-6)), 1 / (levels - 1)
+    upper, lower = (x - mean + half) * sharpness, (x - mean - half) * sharpness
+    # log(σ(u) - σ(l)) = log σ(u) + log σ(-l) + log(1 - e^(l-u)), stable for any u > l
+    inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
+    log_mass = torch.where(
+        x < -1 + half,
+        F.logsigmoid(upper),
+        torch.where(x > 1 - half, F.logsigmoid(-lower), inside),
+    )
+    return torch.logsumexp(F.log_softmax(logits, dim=1) + log_mass, dim=1)
+
+
+def _sample_logistics(parameters: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """Choose a component, then its quantile: uniform (B, 2, C, H, W) -> (B, C, H, W)."""
+    logits, mean, log_scale = parameters.unbind(1)
+    edges = F.softmax(logits, dim=1).cumsum(1)
+    index = (uniform[:, :1] > edges[:, :-1]).sum(1, keepdim=True)
+    mean, log_scale = mean.gather(1, index)[:, 0], log_scale.gather(1, index)[:, 0]
+    quantile = uniform[:, 1].clamp(1e-5, 1 - 1e-5).logit()
+    return mean + log_scale.clamp(min=-6).exp() * quantile * temperature
+
+
+def _normals(parameters: Tensor) -> Normals:
+    mean, log_std = parameters.chunk(2, dim=2)
+    return mean, log_std.clamp(-7, 4)
+
+
+def _shared(h: Tensor, layer: int) -> Tensor:
+    """The first layer sees the average token only: its latents describe the whole item."""
+    return h.mean(dim=1, keepdim=True) if layer == 0 else h
