@@ -8,11 +8,9 @@ data's own units, and ``labels`` int64 (N,) where the samples have them. Reading
 
 from __future__ import annotations
 
-import errno
 import io
 import math
 import os
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -26,6 +24,7 @@ from PIL import Image
 
 from genzoo.data.pictures import Pixels, drop_color, find_images, read_image
 from genzoo.errors import InputError, MachineError, unknown
+from genzoo.files import disk_errors, write_bytes
 
 __all__ = ["MAX_BYTES", "SampleSet", "read_image", "read_samples"]
 
@@ -78,7 +77,7 @@ class SampleSet:
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         buffer = io.BytesIO()
         np.savez(buffer, **{k: v for k, v in arrays.items() if v is not None})
-        _write_atomically(Path(path), buffer.getvalue())
+        write_bytes(Path(path), buffer.getvalue())
 
     def write_grid_png(
         self, path: str | Path, columns: int | None = None, limit: int | None = 64
@@ -94,7 +93,7 @@ class SampleSet:
         if self.images is not None:
             picture = _png(image_grid(self.images[:limit], columns))
         assert picture is not None
-        _write_atomically(Path(path), picture)
+        write_bytes(Path(path), picture)
 
     def write_folder(self, folder: str | Path, class_names: Sequence[str] = ()) -> None:
         """Write a PNG per image into a new folder, in a sub-folder per class where labelled.
@@ -109,10 +108,10 @@ class SampleSet:
         """
         if self.images is None:
             raise InputError("points cannot be written as a folder of images; write an .npz")
-        target = Path(folder)
+        target = Path(folder).expanduser()
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{folder}: exists and is not empty; give a new folder")
-        try:
+        with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".samples-") as scratch:
                 made = Path(scratch) / "folder"
@@ -120,9 +119,7 @@ class SampleSet:
                 self._write_pngs(made, class_names)
                 if target.exists():
                     target.rmdir()
-                shutil.move(made, target)
-        except OSError as error:
-            raise _disk_error(target, error) from error
+                os.replace(made, target)
 
     def _write_pngs(self, folder: Path, class_names: Sequence[str]) -> None:
         assert self.images is not None
@@ -382,28 +379,3 @@ def _scatter(points: NDArray[np.float32]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write beside, then rename: a reader never sees half of it."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except OSError as error:
-        raise _disk_error(path, error) from error
-    finally:
-        if scratch.parent.is_dir():
-            scratch.unlink(missing_ok=True)
-
-
-def _disk_error(path: Path, error: OSError) -> InputError | MachineError:
-    if error.errno == errno.ENOSPC:
-        return MachineError(f"{path}: the disk is full; free some space and repeat")
-    if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)):
-        return InputError(f"{path}: cannot be written ({error.strerror}); give another place")
-    return MachineError(f"{path}: cannot be written: {error.strerror or error}")
