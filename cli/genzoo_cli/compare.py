@@ -1,0 +1,82 @@
+"""``genzoo compare``: several models, several seeds, one budget, one report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genzoo.registry import CONTROLS, DEFAULT_MODELS
+from genzoo_cli import options
+from genzoo_cli.console import Answer, Command, Session
+from genzoo_cli.show import comparison_answer
+
+
+@click.command(
+    "compare",
+    cls=Command,
+    short_help="Train several models under one budget, and report.",
+    examples=(
+        "genzoo compare",
+        "genzoo compare --models vae,diffusion --data fashion-mnist --budget 5min",
+        "genzoo compare --data grid --budget 2000steps --seeds 5 --jobs 2",
+        "genzoo compare --models diffusion,mine.py:Mine --controls none --out runs/mine",
+    ),
+)
+@click.option(
+    "--models",
+    type=options.names,
+    default=DEFAULT_MODELS,
+    metavar="A,B,…",
+    help=f"What to compare.  [default: {','.join(DEFAULT_MODELS)}]",
+)
+@options.data()
+@options.budget("12s")
+@click.option(
+    "--seeds",
+    type=options.COUNT,
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Trainings per model; they give the confidence intervals.",
+)
+@click.option(
+    "--jobs",
+    type=options.COUNT,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Trainings at a time; they share the cores.",
+)
+@click.option(
+    "--controls",
+    type=options.names,
+    default=CONTROLS,
+    metavar="A,B,…",
+    help=f"Baselines with known faults, or none.  [default: {','.join(CONTROLS)}]",
+)
+@click.option(
+    "--out",
+    type=options.FILE,
+    metavar="DIR",
+    help="Comparison folder.  [default: runs/compare-DATA-BUDGET]",
+)
+@options.device
+@options.settings("vae.width=128", "A setting of one of the models, MODEL.KEY=VALUE")
+@options.data_root
+@options.size
+@options.threads
+@options.pass_session
+def command(
+    session: Session, /, settings: tuple[tuple[str, str], ...], out: Path | None, **how: Any
+) -> Answer:
+    """Train every model with every seed under the same budget, and write one report.
+
+    An interrupted comparison goes on when the same command is given again. A model that fails
+    is shown as failed, with its reason, and the others go on (exit code 3).
+    """
+    import genzoo
+
+    comparison = genzoo.compare(settings=dict(settings), out=out, progress=session.progress, **how)
+    return comparison_answer(comparison)

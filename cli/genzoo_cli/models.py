@@ -1,0 +1,54 @@
+"""``genzoo models``: what can be trained, and with which settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+from genzoo_cli.console import Answer, Command, table
+
+
+@click.command(
+    "models",
+    cls=Command,
+    short_help="List the models, or the settings of one.",
+    examples=(
+        "genzoo models",
+        "genzoo models diffusion",
+        "genzoo models --json",
+    ),
+)
+@click.argument("name", required=False)
+def command(name: str | None) -> Answer:
+    """List the models, or the settings of one."""
+    return _all() if name is None else _one(name)
+
+
+def _all() -> Answer:
+    from genzoo.registry import installed_models
+
+    entries = list(installed_models().values())
+    rows = [(entry.name, entry.family, entry.summary) for entry in entries]
+    more = "\n\nSettings of one: genzoo models NAME. Your own: --model FILE.py:Class."
+    return Answer(
+        {"models": [dataclasses.asdict(entry) for entry in entries]},
+        table(("model", "family", "what it is"), rows, right=False) + more,
+    )
+
+
+def _one(name: str) -> Answer:
+    from genzoo.registry import load_class, resolve
+
+    entry = resolve(name)
+    kinds = dataclasses.fields(load_class(name).Settings)
+    settings: list[dict[str, Any]] = [
+        {"name": field.name, "type": str(field.type), "default": field.default} for field in kinds
+    ]
+    rows = [(str(s["name"]), str(s["type"]), str(s["default"])) for s in settings]
+    listed = table(("--set", "type", "default"), rows, right=False) if rows else "No settings."
+    return Answer(
+        {**dataclasses.asdict(entry), "settings": settings},
+        f"{entry.name}: {entry.summary}\n\n{listed}",
+    )

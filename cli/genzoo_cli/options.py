@@ -1,0 +1,122 @@
+"""Options that several commands share, and the types of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genzoo_cli.console import Session
+
+pass_session = click.make_pass_decorator(Session, ensure=True)
+Decorator = Callable[[Any], Any]
+
+
+def names(value: str | Sequence[str]) -> tuple[str, ...]:
+    """``"gan,vae"`` to ``("gan", "vae")``; ``none`` is none at all."""
+    if not isinstance(value, str):
+        return tuple(value)
+    words = tuple(word.strip() for word in value.split(","))
+    if words == ("none",):
+        return ()
+    if not all(words):
+        raise click.BadParameter(f"'{value}' must be names with commas between, such as gan,vae")
+    return words
+
+
+def numbers(value: str) -> tuple[int, ...]:
+    """``"3,7"`` to ``(3, 7)``."""
+    try:
+        return tuple(int(word) for word in value.split(","))
+    except ValueError:
+        text = f"'{value}' must be whole numbers with commas between, such as 3,7"
+        raise click.BadParameter(text) from None
+
+
+def setting(value: str) -> tuple[str, str]:
+    """``"width=32"`` to ``("width", "32")``."""
+    key, _, text = value.partition("=")
+    if not (key.strip() and text.strip()):
+        raise click.BadParameter(f"'{value}' must be KEY=VALUE, such as width=64")
+    return key.strip(), text.strip()
+
+
+def whole(least: int) -> Callable[[Any], int]:
+    """The reader of a whole number that is `least` or more."""
+
+    def read(value: Any) -> int:
+        try:
+            number = int(str(value))
+        except ValueError:
+            raise click.BadParameter(f"'{value}' is not a whole number") from None
+        if number < least:
+            raise click.BadParameter(f"{number} is too small: it must be {least} or more")
+        return number
+
+    return read
+
+
+FILE = click.Path(path_type=Path)
+SEED = whole(0)
+COUNT = whole(1)
+
+data_root = click.option(
+    "--data-root", type=FILE, metavar="DIR", help="Where downloaded data lie or go."
+)
+size = click.option(
+    "--size", type=COUNT, metavar="PIXELS", help="Side of the images of folder:PATH.  [default: 32]"
+)
+device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, cpu, cuda[:N] or mps.",
+)
+threads = click.option(
+    "--threads", type=COUNT, metavar="N", help="CPU threads of the training.  [default: all cores]"
+)
+
+
+def data(default: str | None = "digits") -> Decorator:
+    """``--data NAME``."""
+    return click.option(
+        "--data",
+        default=default,
+        show_default=default is not None,
+        metavar="NAME",
+        help="A name from 'genzoo data', or folder:PATH."
+        + ("" if default else "  [default: what the run was trained on]"),
+    )
+
+
+def budget(default: str) -> Decorator:
+    """``--budget AMOUNT``."""
+    return click.option(
+        "--budget",
+        default=default,
+        show_default=True,
+        metavar="AMOUNT",
+        help="What one training may use: 60s, 5min, 2000steps, 200kimg, 1e13flops.",
+    )
+
+
+def seed(what: str) -> Decorator:
+    """``--seed N``."""
+    return click.option(
+        "--seed", type=SEED, default=0, show_default=True, metavar="N", help=f"Seed of {what}."
+    )
+
+
+def settings(example: str, what: str) -> Decorator:
+    """``--set KEY=VALUE``, any number of times."""
+    return click.option(
+        "--set",
+        "settings",
+        type=setting,
+        metavar="KEY=VALUE",
+        multiple=True,
+        help=f"{what}, for example {example}; repeatable.",
+    )

@@ -1,0 +1,61 @@
+"""``genzoo sample``: draw from a trained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genzoo_cli import options
+from genzoo_cli.console import Answer, Command, Session
+from genzoo_cli.show import samples_answer
+
+
+@click.command(
+    "sample",
+    cls=Command,
+    short_help="Draw samples from a run.",
+    examples=(
+        "genzoo sample runs/diffusion-digits-s0 -n 64 -o grid.png",
+        "genzoo sample runs/diffusion-digits-s0 -n 1000 -o samples.npz --seed 1 --steps 10",
+        "genzoo sample runs/vae-digits-s0 -n 20 --labels 3,7 -o images/",
+    ),
+)
+@click.argument("run", type=options.FILE)
+@click.option(
+    "-n", "n", type=options.COUNT, default=64, show_default=True, metavar="N", help="How many."
+)
+@click.option(
+    "-o",
+    "--out",
+    type=options.FILE,
+    required=True,
+    metavar="FILE|DIR",
+    help="grid.png, samples.npz, or a folder for one PNG each.",
+)
+@options.seed("the samples; sample i of a seed is always the same")
+@click.option(
+    "--labels", type=options.numbers, metavar="N,N,…", help="Only these; they take turns."
+)
+@click.option("--steps", type=int, metavar="N", help="Solver steps.  [default: the model's]")
+@click.option("--guidance", type=float, metavar="W", help="Classifier-free guidance; 1 is none.")
+@click.option("--temperature", type=float, metavar="T", help="Scale of the prior's noise.")
+@click.option(
+    "--batch-size",
+    type=options.COUNT,
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="At a time.",
+)
+@options.device
+@click.option("--model", metavar="FILE.py:Class", help="The class, for a run of your own model.")
+@click.option("--trust", is_flag=True, help="Execute the file that the run names as its model.")
+@options.pass_session
+def command(session: Session, /, run: Path, out: Path, **how: Any) -> Answer:
+    """Draw samples from a run and write them."""
+    import genzoo
+
+    samples = genzoo.sample(run, out=out, progress=session.progress, **how)
+    return samples_answer(samples, run, out)

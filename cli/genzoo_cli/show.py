@@ -1,0 +1,111 @@
+"""Results of the library as text for people and as JSON objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genzoo_cli.console import Answer, duration, table
+
+if TYPE_CHECKING:
+    from genzoo import Comparison, Dataset, Evaluation, Run, SampleSet
+
+
+def run_answer(run: Run) -> Answer:
+    """A trained run: how far it came, its scores, where things are."""
+    status = run.status
+    scores = run.scores()
+    head = (
+        f"{run.model} on {run.config['data']['name']}: {status['state']}, "
+        f"{status['step']:,} steps, {status['images']:,} items, "
+        f"{duration(status['seconds'])} of training"
+    )
+    parts = [head]
+    if scores is not None:
+        parts.append(scores_table([scores]))
+    files = [
+        path for path in ("samples.png", "samples.npz", "scores.json") if (run.path / path).exists()
+    ]
+    parts.append("\n".join(str(run.path / name) for name in files) or str(run.path))
+    payload = {"run": str(run.path), "config": run.config, "status": status, "scores": scores}
+    return Answer(payload, "\n\n".join(parts))
+
+
+def evaluation_answer(results: Sequence[Evaluation], out: Path | None) -> Answer:
+    """The scores of one or several inputs; also written to `out`."""
+    scores = [result.to_dict() for result in results]
+    payload: Mapping[str, Any] = scores[0] if len(scores) == 1 else {"results": scores}
+    if out is not None:
+        from genzoo.runs import write_json
+
+        write_json(out, payload)
+    return Answer(payload, scores_table(scores) + (f"\n\n{out}" if out else ""))
+
+
+def scores_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """A row a metric, a column an input, the floor last; below it why some have no value."""
+    names = list(dict.fromkeys(name for result in results for name in result["metrics"]))
+    head = ["", *(str(result["model"]) for result in results), "real data"]
+    rows, reasons = [], []
+    for name in names:
+        found = [result["metrics"].get(name) or {} for result in results]
+        if all(metric.get("value") is None for metric in found):
+            why = next((m["reason"] for m in found if m.get("reason")), "not evaluated")
+            reasons.append(f"{name}: {why}")
+            continue
+        floors = [m["floor"] for m in found if m.get("floor") is not None]
+        rows.append(
+            [name, *(number(m.get("value")) for m in found), number(floors[0] if floors else None)]
+        )
+    return "\n".join([table(head, rows), *([""] if reasons else []), *reasons])
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, whole numbers whole; a dash where there is none."""
+    if value is None:
+        return "–"
+    if value == round(value) and abs(value) < 1e15:
+        return f"{round(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+def samples_answer(samples: SampleSet, run: Path, out: Path) -> Answer:
+    """Where the samples went."""
+    n = len(samples.points if samples.images is None else samples.images)  # type: ignore[arg-type]
+    labels = None if samples.labels is None else samples.labels.tolist()
+    return Answer(
+        {"run": str(run), "out": str(out), "n": n, "labels": labels}, f"{n} samples: {out}"
+    )
+
+
+def dataset_answer(dataset: Dataset) -> Answer:
+    """What is in an opened data set."""
+    sizes = {
+        "train": len(dataset.train.data),
+        "test": len(dataset.test.data),
+        "reserved": 0 if dataset.reserved is None else len(dataset.reserved.data),
+    }
+    payload = {
+        "name": dataset.name,
+        **sizes,
+        "spec": dataset.spec.to_dict(),
+        "class_names": list(dataset.class_names),
+        "fingerprint": dataset.fingerprint,
+    }
+    spec = dataset.spec
+    shape = "×".join(map(str, spec.shape))
+    rows = [
+        ("items", f"{shape}, {spec.levels} levels" if spec.is_image else f"{shape} coordinates"),
+        ("train", f"{sizes['train']:,}"),
+        ("test", f"{sizes['test']:,}"),
+        ("for features", f"{sizes['reserved']:,}"),
+        ("classes", ", ".join(dataset.class_names) or "none"),
+        ("fingerprint", dataset.fingerprint[:16]),
+    ]
+    return Answer(payload, table(("data", dataset.name), rows, right=False))
+
+
+def comparison_answer(comparison: Comparison) -> Answer:
+    """The table of a comparison, the runs that failed, and the report's path."""
+    return Answer({}, str(comparison))

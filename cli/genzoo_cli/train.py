@@ -1,0 +1,82 @@
+"""``genzoo train``: one model on one data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genzoo_cli import options
+from genzoo_cli.console import Answer, Command, Session
+from genzoo_cli.show import run_answer
+
+
+@click.command(
+    "train",
+    cls=Command,
+    short_help="Train one model, and leave a run folder.",
+    examples=(
+        "genzoo train --model diffusion",
+        "genzoo train --model vae --data fashion-mnist --budget 5min --out runs/vae",
+        "genzoo train --model flow --data folder:photos --size 16 --no-conditional",
+        "genzoo train --model gan --data ring --budget 2000steps --seed 1 --resume",
+    ),
+)
+@click.option(
+    "--model",
+    required=True,
+    metavar="NAME",
+    help="A name from 'genzoo models', or FILE.py:Class.",
+)
+@options.data()
+@options.budget("60s")
+@options.seed("weights, batches and samples")
+@click.option(
+    "--out",
+    type=options.FILE,
+    metavar="DIR",
+    help="Run folder.  [default: runs/MODEL-DATA-sSEED]",
+)
+@click.option(
+    "--conditional/--no-conditional",
+    default=None,
+    help="Whether to learn the labels.  [default: where the data have labels]",
+)
+@options.device
+@options.settings("width=128", "A setting of the model ('genzoo models NAME' lists them)")
+@click.option("--resume", is_flag=True, help="Go on with the unfinished run in --out.")
+@click.option(
+    "--evaluate/--no-evaluate",
+    default=True,
+    show_default=True,
+    help="Score the samples at the end.",
+)
+@click.option(
+    "--samples",
+    type=options.COUNT,
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="How many to draw at the end.",
+)
+@options.data_root
+@options.size
+@options.threads
+@options.pass_session
+def command(
+    session: Session,
+    /,
+    model: str,
+    settings: tuple[tuple[str, str], ...],
+    out: Path | None,
+    **how: Any,
+) -> Answer:
+    """Train a model and leave a run folder: weights, history, samples, scores.
+
+    Ctrl-C stops it cleanly; the same command with --resume goes on.
+    """
+    import genzoo
+
+    run = genzoo.train(model, settings=dict(settings), out=out, progress=session.progress, **how)
+    return run_answer(run)
