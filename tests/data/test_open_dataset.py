@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -77,19 +78,15 @@ def test_size_is_refused_where_nothing_is_resized():
 
 def test_listing_imports_no_torch_and_digits_no_torchvision():
     code = (
-        "import sys, genzoo.data as d; assert len(d.DATASETS) == 12 and 'torch' not in sys.modules\n"
+        "import sys, genzoo.data as d\n"
+        "assert len(d.DATASETS) == 12 and 'torch' not in sys.modules\n"
         "d.open_dataset('digits'); assert 'torchvision' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env=_env())
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_every_listed_dataset_has_a_module():
     for name, entry in DATASETS.items():
         assert name == entry.name and entry.kind in ("image", "point")
         assert __import__(f"genzoo.data.{entry.module}")
-
-
-def _env() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
