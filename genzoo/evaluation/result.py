@@ -171,9 +171,6 @@ def _lists(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
+    import genzoo
 
-    try:
-        return version("genzoo")
-    except PackageNotFoundError:  # run from a source tree that was not installed
-        return "0.1.0"
+    return genzoo.__version__

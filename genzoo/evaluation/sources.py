@@ -1,0 +1,133 @@
+"""What can be evaluated: runs, files, folders, arrays; and whether it fits the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genzoo.data.dataset import Dataset
+from genzoo.data.ranges import to_display
+from genzoo.errors import InputError
+from genzoo.runs import Run, is_run, open_run
+from genzoo.samples import SampleSet, read_samples
+from genzoo.types import DataSpec
+
+Source: TypeAlias = "str | Path | Run | SampleSet | Tensor | NDArray[Any]"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Samples to be evaluated.
+
+    Attributes:
+        name: the model of a run, or the name of a file or folder.
+        source: ``run``, ``npz``, ``folder`` or ``arrays``.
+        items: images uint8 0 … 255 (N, C, H, W), or points float32 (N, D).
+        labels: (N,) int64, or ``None``.
+        run: where they come from a run.
+    """
+
+    name: str
+    source: str
+    items: Tensor
+    labels: Tensor | None
+    run: Run | None = None
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.items)
+
+
+def as_run(source: Source) -> Run | None:
+    """The run that a source is or points to; ``None`` for other sources.
+
+    Raises:
+        InputError: it is a run folder, but damaged.
+    """
+    if isinstance(source, Run):
+        return source
+    if isinstance(source, (str, Path)) and is_run(source):
+        return open_run(source)
+    return None
+
+
+def open_subject(source: Source, dataset: Dataset) -> Subject:
+    """Read samples and check them against the data that they imitate.
+
+    Args:
+        source: a run or its folder, an ``.npz`` or ``.npy`` file, a folder of images, a
+            `SampleSet`, an array as in an ``.npz`` (uint8 (N, H, W, C) in 0 … 255, or points),
+            or a tensor as from `GenerativeModel.sample` (uint8 levels (N, C, H, W), or points).
+        dataset: what the samples imitate.
+
+    Raises:
+        InputError: nothing there, unreadable, or not of the data's kind, size or channels.
+    """
+    run = as_run(source)
+    if run is not None:
+        samples = run.samples()
+        if samples is None:
+            raise InputError(
+                f"run '{run.path}' has no samples ({run.status['state']}); finish it with --resume"
+            )
+        return _checked(run.model, "run", samples, dataset.spec, run)
+    if isinstance(source, (str, Path)):
+        kind = "folder" if Path(source).is_dir() else "npz"
+        samples = read_samples(source, dataset.class_names)
+        return _checked(Path(source).name or str(source), kind, samples, dataset.spec)
+    return _checked("samples", "arrays", _from_arrays(source, dataset.spec), dataset.spec)
+
+
+def _from_arrays(source: Any, spec: DataSpec) -> SampleSet:
+    if isinstance(source, SampleSet):
+        return source
+    if isinstance(source, np.ndarray):
+        return SampleSet(points=source) if source.ndim == 2 else SampleSet(images=source)
+    if not isinstance(source, Tensor):
+        raise InputError(
+            f"cannot evaluate a {type(source).__name__}; give a run, a file, a folder, a "
+            "SampleSet, an array or a tensor"
+        )
+    data = source.detach().cpu()
+    if data.ndim == 2 or spec.levels is None:
+        return SampleSet(points=data.numpy())
+    if data.dtype != torch.uint8 or int(data.max()) >= spec.levels:
+        raise InputError(
+            f"a tensor of images must hold levels 0 … {spec.levels - 1} as uint8, found "
+            f"{data.dtype} up to {data.max()}; for images in 0 … 255 give an array (N, H, W, C)"
+        )
+    return SampleSet(images=to_display(data, spec).movedim(1, -1).numpy())
+
+
+def _checked(
+    name: str, source: str, samples: SampleSet, spec: DataSpec, run: Run | None = None
+) -> Subject:
+    """The samples as tensors, if they are of the data's kind."""
+    if samples.images is not None:
+        items = torch.from_numpy(samples.images).movedim(-1, 1).contiguous()
+    else:
+        assert samples.points is not None
+        items = torch.from_numpy(samples.points)
+    if (samples.images is not None) != spec.is_image or tuple(items.shape[1:]) != spec.shape:
+        raise InputError(f"{name}: the data are {_describe(spec.shape)}, found {_describe(items[0].shape)}")
+    labels = None if samples.labels is None else torch.from_numpy(samples.labels)
+    if labels is not None and spec.num_classes and int(labels.max()) >= spec.num_classes:
+        raise InputError(
+            f"{name}: label {int(labels.max())} is not one of the data's "
+            f"{spec.num_classes} classes 0 … {spec.num_classes - 1}"
+        )
+    return Subject(name, source, items, labels, run)
+
+
+def _describe(shape: tuple[int, ...]) -> str:
+    if len(shape) == 1:
+        return f"points of {shape[0]} coordinates"
+    channels, height, width = shape
+    colour = {1: "gray", 3: "RGB"}.get(channels, f"{channels}-channel")
+    return f"{colour} images of {width}x{height} pixels"
