@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from genzoo import compat as _compat
+
 if TYPE_CHECKING:
     from genzoo.checks import check_model
     from genzoo.data import DATASETS, Dataset, open_dataset
@@ -17,10 +19,11 @@ if TYPE_CHECKING:
     from genzoo.experiment import Comparison, compare
     from genzoo.model import GenerativeModel
     from genzoo.noise import NoiseSource
+    from genzoo.pipeline import train
     from genzoo.runs import Run, open_run
     from genzoo.samples import SampleSet, read_samples
     from genzoo.sampling import sample
-    from genzoo.training import load_model, train
+    from genzoo.training import load_model
     from genzoo.types import Batch, Budget, DataSpec, Loss, Recipe, SampleOptions, TrainState
     from genzoo_reports.render import write_report as report
 
@@ -34,10 +37,11 @@ _HOME = {
     "genzoo.experiment": ("Comparison", "compare"),
     "genzoo.model": ("GenerativeModel",),
     "genzoo.noise": ("NoiseSource",),
+    "genzoo.pipeline": ("train",),
     "genzoo.runs": ("Run", "open_run"),
     "genzoo.samples": ("SampleSet", "read_samples"),
     "genzoo.sampling": ("sample",),
-    "genzoo.training": ("load_model", "train"),
+    "genzoo.training": ("load_model",),
     "genzoo.types": (
         "Batch",
         "Budget",
@@ -95,3 +99,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """The public names, imported or not."""
     return sorted({*globals(), *__all__})
+
+
+_compat.install()

@@ -1,0 +1,355 @@
+"""One run from its beginning to its scores: train, sample, evaluate.
+
+Each stage reads what the stage before it wrote into the run folder, so a run that stopped
+anywhere goes on from there.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genzoo import __version__
+from genzoo.data import Dataset, open_dataset
+from genzoo.errors import GenzooError, InputError, Interrupted
+from genzoo.model import GenerativeModel
+from genzoo.noise import derive_seed
+from genzoo.progress import Progress, Silent
+from genzoo.runs import (
+    SAMPLES,
+    SAMPLES_INFO,
+    SAMPLES_PICTURE,
+    SCHEMA,
+    SCORES,
+    Run,
+    create_run,
+    is_run,
+    is_unused,
+    lock,
+    open_run,
+    write_json,
+)
+from genzoo.sampling import draw
+from genzoo.training import find_model, load_model, resolve_device
+from genzoo.training.device import (
+    describe_machine,
+    isolated_rng,
+    limited_threads,
+    memory_errors,
+    seed_global,
+)
+from genzoo.training.fit import fit
+from genzoo.training.interruption import Interruption
+from genzoo.training.loading import ModelSource
+from genzoo.training.loop import DRAW, INITIALIZE, Trainer
+from genzoo.types import Budget, SampleOptions
+
+BATCH_SIZE = 256  # of sampling
+# What must agree for a run to go on, and what it is called on the command line.
+_AGREE = {
+    "model": "--model",
+    "model_sha256": "the model's file",
+    "settings": "--set",
+    "budget": "--budget",
+    "seed": "--seed",
+    "conditional": "--conditional",
+    "samples": "--samples",
+}
+
+
+def train(
+    model: str | type[GenerativeModel],
+    data: str | Dataset = "digits",
+    *,
+    budget: str | Budget = "60s",
+    seed: int = 0,
+    out: str | Path | None = None,
+    conditional: bool | None = None,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    evaluate: bool = True,
+    samples: int = 1000,
+    data_root: str | Path | None = None,
+    size: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Train a model, draw samples and score them; leave a run folder.
+
+    Args:
+        model: a registered name, ``FILE.py:Class`` (which is executed) or a class.
+        data: a dataset's name, or an opened dataset.
+        budget: ``60s`` of training alone, ``2000steps``, ``200kimg`` or ``1e13flops``.
+        seed: decides initial weights, order of the data, and samples.
+        out: the run folder; ``runs/<model>-<data>-s<seed>`` where absent.
+        conditional: whether the model is shown labels; where absent, if the data have some.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        settings: of the model, by name.
+        resume: go on with the run in `out`; starts one where there is none, and does nothing
+            where it is finished.
+        evaluate: score the samples at the end.
+        samples: how many to draw at the end.
+        data_root: where downloaded data lie.
+        size: side of the images of a folder.
+        threads: of the CPU; torch's choice where absent.
+        progress: told how far it is.
+
+    Raises:
+        InputError: the call is wrong, or `out` is not empty and `resume` was not asked for.
+        Interrupted: by Ctrl-C or SIGTERM; what was done is saved and can be resumed.
+        Diverged: training produced numbers that are not finite.
+        MachineError: disk or memory ran out.
+    """
+    for name, value, least in (("seed", seed, 0), ("samples", samples, 1)):
+        if value < least:
+            raise InputError(f"--{name} {value}: must be at least {least}")
+    source, parsed, place = find_model(model), Budget.parse(budget), resolve_device(device)
+    resolved = source.settings(settings or {})
+    name = data if isinstance(data, str) else data.name
+    path = Path(out) if out is not None else Path("runs") / f"{source.short}-{slug(name)}-s{seed}"
+    if not (resume or is_unused(path)):
+        what = "holds a run" if is_run(path) else "is not empty"
+        raise InputError(f"'{path}' {what}; go on with --resume or choose another --out")
+    dataset = open_dataset(data, data_root, size=size) if isinstance(data, str) else data
+    with Interruption() as interruption, limited_threads(threads) as count, lock(path):
+        config = {
+            "genzoo": __version__,
+            "model": source.name,
+            "family": source.family,
+            "control": source.control,
+            "model_sha256": source.sha256,
+            "settings": resolved,
+            "data": _describe_data(dataset, data_root, size),
+            "budget": str(parsed),
+            "seed": seed,
+            "conditional": _conditional(conditional, dataset),
+            "device": str(place),
+            "threads": count,
+            "samples": samples,
+            **_provenance(place),
+        }
+        job = _Job(source, dataset, place, interruption, progress or Silent())
+        return job.carry_out(path, config, resume, evaluate)
+
+
+@dataclass
+class _Job:
+    """The stages of one run."""
+
+    source: ModelSource
+    dataset: Dataset
+    device: torch.device
+    interruption: Interruption
+    progress: Progress
+
+    def carry_out(self, path: Path, config: dict[str, Any], resume: bool, evaluate: bool) -> Run:
+        """Do the stages that are not done yet."""
+        run = self._open(path, config, resume)
+        self.progress = _Logged(self.progress, run)
+        with _recorded(run):
+            if not run.trained:
+                self._train(run)
+            if run.samples_info() is None:
+                self._sample(run)
+            if evaluate and run.scores() is None:
+                self._evaluate(run)
+            if not run.finished:
+                run.update_status(state="finished", reason=None)
+        return run
+
+    def _open(self, path: Path, config: dict[str, Any], resume: bool) -> Run:
+        """The run to go on with, or a new one."""
+        begun = is_run(path) and (path / "status.json").exists()
+        if not begun:
+            if not (is_unused(path) or is_run(path)):
+                raise InputError(f"'{path}' holds something else than a run; choose another --out")
+            if resume:
+                self.progress.note(f"there is no run in '{path}' yet: starting one")
+            return create_run(path, config, parameters=0)
+        run = open_run(path)
+        _check_agreement(run, config)
+        if run.finished:
+            self.progress.note(f"run '{path}' is finished")
+        elif run.config["threads"] != config["threads"]:
+            self.progress.note(
+                f"going on with {config['threads']} threads instead of {run.config['threads']}: "
+                "results may differ in the last digits"
+            )
+        return run
+
+    def _train(self, run: Run) -> None:
+        config, seed = run.config, run.config["seed"]
+        run.update_status(state="training", reason=None)
+        spec = self.dataset.spec if config["conditional"] else self.dataset.spec.unconditional()
+        with isolated_rng(self.device), memory_errors("training"):
+            seed_global(derive_seed(seed, INITIALIZE), self.device)
+            model = self.source.build(spec, config["settings"]).to(self.device)
+            run.update_status(parameters=sum(p.numel() for p in model.parameters()))
+            budget = Budget.parse(config["budget"])
+            trainer = Trainer(model, self.dataset.train, budget, seed)
+            fit(trainer, run, self.progress, self.interruption)
+
+    def _sample(self, run: Run) -> None:
+        own = self.source.cls if self.source.sha256 or ":" in self.source.name else None
+        model = load_model(run, device=self.device, model=own)
+        n, seed = run.config["samples"], derive_seed(run.config["seed"], DRAW)
+        options = SampleOptions()
+        drawn = draw(
+            model, n, seed=seed, batch_size=BATCH_SIZE, options=options, progress=self.progress
+        )
+        samples = drawn.as_samples(run.spec)
+        samples.write_npz(run.path / SAMPLES)
+        samples.write_grid_png(run.path / SAMPLES_PICTURE)
+        info = {
+            "schema": SCHEMA,
+            "n": n,
+            "seed": seed,
+            "steps": options.steps,
+            "guidance": options.guidance,
+            "seconds": drawn.seconds,
+            "nfe": drawn.nfe,
+            "samples_per_second": n / drawn.seconds,
+            "batch_size": min(BATCH_SIZE, n),
+        }
+        write_json(run.path / SAMPLES_INFO, info)
+        run.update_status(state="sampled")
+
+    def _evaluate(self, run: Run) -> None:
+        from genzoo.evaluation import evaluate
+
+        begun = time.perf_counter()
+        result = evaluate(
+            run.path, data=self.dataset, device=str(self.device), progress=self.progress
+        )
+        write_json(run.path / SCORES, result.to_dict())
+        run.update_status(evaluation_seconds=time.perf_counter() - begun)
+
+
+class _Logged:
+    """Progress whose notes are also kept in the run's log."""
+
+    def __init__(self, inner: Progress, run: Run) -> None:
+        """Pass on to `inner`."""
+        self._inner, self._run = inner, run
+
+    def note(self, message: str) -> None:
+        """Show and keep."""
+        self._run.append_log(f"{_now()} {message}")
+        self._inner.note(message)
+
+    def update(self, task: str, fraction: float, detail: str = "") -> None:
+        """Show."""
+        self._inner.update(task, fraction, detail)
+
+
+@contextmanager
+def _recorded(run: Run) -> Iterator[None]:
+    """Leave in the status how the stages ended."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as error:
+        # A full disk must not hide that this was an interruption.
+        with suppress(GenzooError):
+            run.update_status(state="interrupted", reason="stopped on request")
+        where = str(error) or "stopped"
+        raise Interrupted(f"{where}; '{run.path}' is saved: go on with --resume") from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, GenzooError):
+            reason = f"{type(error).__name__}: {reason}"
+        with suppress(GenzooError):
+            run.update_status(state="failed", reason=reason)
+            run.append_log(f"{_now()} failed: {reason}")
+        raise
+
+
+def slug(name: str) -> str:
+    """A dataset's or model's name as part of a folder's name."""
+    kind, _, path = name.partition(":")
+    text = f"{kind}-{Path(path).name}" if path else name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "data"
+
+
+def _conditional(asked: bool | None, dataset: Dataset) -> bool:
+    labelled = dataset.spec.num_classes > 0
+    if asked and not labelled:
+        raise InputError(f"--conditional: dataset '{dataset.name}' has no labels")
+    return labelled if asked is None else asked
+
+
+def _check_agreement(run: Run, config: Mapping[str, Any]) -> None:
+    """A run goes on only as it began.
+
+    Raises:
+        InputError: names what differs.
+    """
+    was, now = ({**c, "data": c["data"]["fingerprint"]} for c in (run.config, config))
+    for key, shown in {"data": "--data (its content)", **_AGREE}.items():
+        old, new = was.get(key), now[key]
+        if old == new:
+            continue
+        if isinstance(old, dict):
+            first = next(k for k in {**old, **new} if old.get(k) != new.get(k))
+            old, new, shown = old.get(first), new.get(first), f"{shown} {first}"
+        raise InputError(
+            f"run '{run.path}' was begun with {shown} = {str(old):.60}, not {str(new):.60}; "
+            "repeat the call that began it, or choose another --out"
+        )
+
+
+def _describe_data(dataset: Dataset, root: str | Path | None, size: int | None) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "root": None if root is None else str(Path(root).resolve()),
+        "size": size,
+        "fingerprint": dataset.fingerprint,
+        "spec": dataset.spec.to_dict(),
+        "class_names": list(dataset.class_names),
+    }
+
+
+def _provenance(device: torch.device) -> dict[str, Any]:
+    packages = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "command": [str(part) for part in sys.argv],
+        "versions": versions,
+        "machine": describe_machine(device),
+        "git": _git_state(),
+        "created": _now(),
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the working directory and whether it has changes, where it is a repository."""
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+
+    try:
+        changed = ask("status", "--porcelain", "--untracked-files=no")
+        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(changed)}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

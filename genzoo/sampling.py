@@ -1,0 +1,227 @@
+"""From a trained model to samples, with what they cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genzoo.data.ranges import to_display
+from genzoo.errors import InputError
+from genzoo.model import GenerativeModel
+from genzoo.progress import Progress, Silent
+from genzoo.runs import Run, disk_errors, open_run
+from genzoo.samples import SampleSet
+from genzoo.training import load_model, resolve_device
+from genzoo.training.device import memory_errors, synchronize
+from genzoo.types import DataSpec, SampleOptions
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples and their cost.
+
+    Attributes:
+        raw: uint8 levels (n, C, H, W), or float32 points (n, D) in data units.
+        labels: (n,) int64, or ``None`` of an unconditional model.
+        seconds: wall time of drawing.
+        nfe: network evaluations a sample: the most forward calls that any module with
+            parameters of its own gets for one batch; 0 for models without such modules.
+    """
+
+    raw: Tensor
+    labels: Tensor | None
+    seconds: float
+    nfe: int
+
+    def as_samples(self, spec: DataSpec) -> SampleSet:
+        """For files and evaluation: images (n, H, W, C) in 0 … 255, or points."""
+        labels = None if self.labels is None else self.labels.numpy()
+        if spec.is_image:
+            images = to_display(self.raw, spec).permute(0, 2, 3, 1).contiguous().numpy()
+            return SampleSet(images=images, labels=labels)
+        return SampleSet(points=self.raw.numpy(), labels=labels)
+
+
+def draw(
+    model: GenerativeModel,
+    n: int,
+    *,
+    seed: int,
+    cond: Mapping[str, Tensor] | None = None,
+    batch_size: int = 256,
+    options: SampleOptions = SampleOptions(),  # noqa: B008  (frozen)
+    progress: Progress | None = None,
+) -> Drawn:
+    """Draw samples and measure what they cost.
+
+    Args:
+        model: trained, on its device.
+        n: how many.
+        seed: sample i of a seed is always the same.
+        cond: n conditions each; drawn with the training frequencies where absent.
+        batch_size: how many at a time.
+        options: solver steps, guidance, temperature.
+        progress: told after each batch.
+    """
+    progress = progress or Silent()
+    if cond is None:
+        cond = model.draw_cond(n, seed)
+    parts, nfe, seconds = [], 0, 0.0
+    with memory_errors("sampling"):
+        for start in range(0, n, batch_size):
+            stop = min(start + batch_size, n)
+            some = {k: v[start:stop] for k, v in cond.items()}
+            begun = time.perf_counter()
+            with _forward_calls(model, counting=start == 0) as calls:
+                parts.append(
+                    model.sample(stop - start, cond=some, seed=seed, start=start, options=options)
+                )
+            synchronize(model.device)
+            seconds += time.perf_counter() - begun
+            nfe = max([nfe, *calls.values()])
+            progress.update("sampling", stop / n, f"{stop / seconds:,.0f} samples/s")
+    return Drawn(torch.cat(parts), cond.get("label"), seconds, nfe)
+
+
+def sample(
+    run: str | Path | Run,
+    n: int = 64,
+    *,
+    seed: int = 0,
+    labels: str | Sequence[int] | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    temperature: float | None = None,
+    batch_size: int = 256,
+    device: str = "auto",
+    out: str | Path | None = None,
+    model: str | type[GenerativeModel] | None = None,
+    trust: bool = False,
+    progress: Progress | None = None,
+) -> SampleSet:
+    """Draw from a trained run.
+
+    Args:
+        run: a run folder.
+        n: how many, at least 1.
+        seed: sample i of a seed is always the same, whatever `n` and `batch_size`.
+        labels: ``"3,7"`` or ``[3, 7]``, which take turns; drawn with the training frequencies
+            where absent.
+        steps: solver steps; the model's default where absent.
+        guidance: classifier-free guidance weight, 1 is none.
+        temperature: scale of the prior's noise.
+        batch_size: how many at a time.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        out: ``.png`` for a grid, ``.npz``, or a folder for a PNG each; nothing where absent.
+        model: see `genzoo.load_model`.
+        trust: see `genzoo.load_model`.
+        progress: told how far it is.
+
+    Raises:
+        InputError: the run, a label, an option or `out` is unusable.
+    """
+    for name, value, least in (("n", n, 1), ("batch-size", batch_size, 1), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(f"--{name} {value}: must be at least {least}")
+    options = SampleOptions(steps, guidance, temperature)
+    run = open_run(run)
+    kind = None if out is None else _kind_of_output(Path(out), run.spec)
+    net = load_model(run, device=resolve_device(device), model=model, trust=trust)
+    cond = None if labels is None else chosen_labels(net.spec, labels, n)
+    drawn = draw(
+        net,
+        n,
+        seed=seed,
+        cond=cond,
+        batch_size=batch_size,
+        options=options,
+        progress=progress,
+    )
+    samples = drawn.as_samples(run.spec)
+    if out is not None:
+        _write(samples, Path(out), kind, run.config["data"]["class_names"], n)
+    return samples
+
+
+def chosen_labels(spec: DataSpec, labels: str | Sequence[int], n: int) -> dict[str, Tensor]:
+    """`labels` in turn for n samples.
+
+    Raises:
+        InputError: the model has no labels, or one of them is none of its labels.
+    """
+    shown = labels if isinstance(labels, str) else ",".join(map(str, labels))
+    if not spec.num_classes:
+        raise InputError(f"--labels {shown}: this model was trained without labels")
+    try:
+        given = (
+            [int(part) for part in labels.split(",")] if isinstance(labels, str) else list(labels)
+        )
+    except ValueError:
+        raise InputError(f"--labels {shown}: write whole numbers, for example 3,7") from None
+    wrong = [label for label in given if not 0 <= label < spec.num_classes]
+    if wrong or not given:
+        what = f"{wrong[0]} is not one of them" if wrong else "none is given"
+        raise InputError(f"--labels {shown}: labels are 0 to {spec.num_classes - 1}, {what}")
+    turns = torch.arange(n) % len(given)
+    return {"label": torch.tensor(given, dtype=torch.int64)[turns]}
+
+
+@contextmanager
+def _forward_calls(model: nn.Module, counting: bool) -> Iterator[dict[str, int]]:
+    """Forward calls of each module that has parameters of its own."""
+    calls: dict[str, int] = {}
+    hooks = []
+
+    def count(name: str) -> Any:
+        def hook(*_: Any) -> None:
+            calls[name] = calls.get(name, 0) + 1
+
+        return hook
+
+    if counting:
+        for name, module in model.named_modules():
+            if next(module.parameters(recurse=False), None) is not None:
+                hooks.append(module.register_forward_pre_hook(count(name)))
+    try:
+        yield calls
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def _kind_of_output(out: Path, spec: DataSpec) -> str:
+    """``png``, ``npz`` or ``folder``, before anything is drawn.
+
+    Raises:
+        InputError: another kind of file, or points as a folder of images.
+    """
+    kind = out.suffix.lower().lstrip(".")
+    if kind in ("png", "npz") and not out.is_dir():
+        return kind
+    if kind and not out.is_dir():
+        raise InputError(f"--out {out}: must end in .png or .npz, or be a folder")
+    if not spec.is_image:
+        raise InputError(f"--out {out}: points cannot be a folder of images; write an .npz or .png")
+    with disk_errors(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"--out {out}: is not an empty folder; choose a new one")
+    return "folder"
+
+
+def _write(
+    samples: SampleSet, out: Path, kind: str | None, class_names: Sequence[str], n: int
+) -> None:
+    with disk_errors(out):
+        if kind == "npz":
+            samples.write_npz(out)
+        elif kind == "png":
+            samples.write_grid_png(out, limit=n)
+        else:
+            samples.write_folder(out, class_names)

@@ -1,0 +1,101 @@
+"""Train a run to the end of its budget: history, checkpoints, interruption, weights."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from genzoo.errors import Interrupted
+from genzoo.progress import Progress
+from genzoo.runs import WEIGHTS, Run
+from genzoo.training.checkpoint import (
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+    write_tensors,
+)
+from genzoo.training.interruption import Interruption
+from genzoo.training.loop import Trainer
+
+LINES = 100  # of history, by progress
+CHECKPOINT_SECONDS = 30.0
+SHOW_SECONDS = 1.0
+
+
+def fit(trainer: Trainer, run: Run, progress: Progress, interruption: Interruption) -> None:
+    """Train from the run's last checkpoint, if it has one, to the end; then write the weights.
+
+    Raises:
+        Interrupted: on request, at the end of a step, with a checkpoint written.
+        Diverged: a loss, gradient norm or weight is not finite; the last checkpoint is kept.
+    """
+    checkpoint, notes = load_checkpoint(run.path)
+    for note in notes:
+        progress.note(note)
+    if checkpoint is None:
+        run.cut_history(-1)
+        trainer.start()
+    else:
+        trainer.restore(checkpoint)
+        run.cut_history(trainer.clock.used.step)
+        progress.note(f"going on at step {trainer.clock.used.step}")
+    with interruption.deferred():
+        _train(trainer, run, progress, interruption)
+        digest = write_tensors(run.path / WEIGHTS, trainer.averaged_state())
+        run.update_status(state="trained", model_sha256=digest, **_standing(trainer))
+    remove_checkpoints(run.path)
+    progress.update("training", 1.0)
+
+
+def _train(trainer: Trainer, run: Run, progress: Progress, interruption: Interruption) -> None:
+    clock = trainer.clock
+    line, entry = int(LINES * clock.progress), dict[str, Any]()
+    checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
+    while not trainer.done:
+        with clock.running():
+            _step_until(trainer, interruption, line)
+        if int(LINES * clock.progress) > line or trainer.done:
+            line, entry = int(LINES * clock.progress), trainer.log_entry()
+            run.append_history(entry)
+        progress.update("training", clock.progress, _detail(trainer, entry))
+        asked = interruption.requested and not trainer.done
+        if asked or time.monotonic() >= checkpoint_at:
+            save_checkpoint(run.path, trainer.checkpoint())
+            run.update_status(**_standing(trainer))
+            checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
+        if asked:
+            raise Interrupted(f"stopped at step {clock.used.step} ({clock.progress:.0%})")
+
+
+def _step_until(trainer: Trainer, interruption: Interruption, line: int) -> None:
+    """Step to the next line of history, the next sign of life, or a request to stop."""
+    clock, show_at = trainer.clock, time.monotonic() + SHOW_SECONDS
+    while not (trainer.done or interruption.requested):
+        trainer.step()
+        if int(LINES * clock.progress) > line or time.monotonic() >= show_at:
+            return
+
+
+def _standing(trainer: Trainer) -> dict[str, Any]:
+    """The training's share of the status."""
+    used = trainer.clock.used
+    return {
+        "step": used.step,
+        "images": used.images,
+        "progress": trainer.clock.progress if trainer.groups else 1.0,
+        "seconds": used.seconds,
+        "flops": used.flops,
+        "images_per_second": used.images / used.seconds if used.seconds else 0.0,
+    }
+
+
+def _detail(trainer: Trainer, entry: dict[str, Any]) -> str:
+    """``loss 0.123, 5,230 images/s, 12 s left``."""
+    clock = trainer.clock
+    parts = []
+    if entry and entry["loss"]:
+        parts.append(f"loss {next(iter(entry['loss'].values())):.4g}")
+    if clock.seconds > 0 and clock.progress > 0:
+        parts.append(f"{clock.used.images / clock.seconds:,.0f} images/s")
+        parts.append(f"{clock.seconds * (1 / clock.progress - 1):,.0f} s left")
+    return ", ".join(parts)

@@ -1,0 +1,370 @@
+"""The training loop, once for every family.
+
+A step walks the model's phases. Each phase freezes the other groups, takes a fresh
+minibatch, and steps its own optimizer. All randomness is a function of (seed, step): the
+order of the data is a permutation of (seed, epoch), and torch's global generators are
+seeded before each step. So weights, averages, optimizer states and counters are all that a
+resumed training needs to end with the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genzoo.data import Split
+from genzoo.data.ranges import to_model
+from genzoo.errors import Diverged, InputError, unknown
+from genzoo.model import GenerativeModel
+from genzoo.noise import derive_seed, generator
+from genzoo.training.budget import BudgetClock, Used, count_flops
+from genzoo.training.checkpoint import Checkpoint
+from genzoo.training.device import seed_global
+from genzoo.training.ema import WeightAverage
+from genzoo.types import Batch, Budget, DataSpec, Loss, Recipe, TrainState
+
+# Streams of a run's seed. Steps are (seed, STEP, number).
+INITIALIZE, ORDER, STEP, FIT, DRAW = range(1, 6)
+
+
+class Minibatches:
+    """Training data in memory, cut into minibatches by (seed, number) alone.
+
+    Epochs are laid end to end and cut at multiples of the batch size, so every item is seen
+    equally often even where the batch does not divide the data or exceeds them.
+    """
+
+    def __init__(
+        self, data: Split, spec: DataSpec, batch_size: int, seed: int, device: torch.device
+    ) -> None:
+        """Move the data to the device: images as integer levels, points standardized.
+
+        Args:
+            data: images (N, C, H, W) uint8 or points (N, D), with labels or ``None``.
+            spec: as the model sees it; without conditions the labels are left out.
+            batch_size: items in each minibatch.
+            seed: of the run.
+            device: where the minibatches are wanted.
+        """
+        self.spec, self.batch_size, self._seed = spec, batch_size, seed
+        raw = data.data.to(device)
+        self._raw = raw if spec.is_image else to_model(raw, spec)
+        self._cond = {}
+        if spec.cond and data.labels is not None:
+            self._cond["label"] = data.labels.to(device)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._raw)
+
+    def __getitem__(self, number: int) -> Batch:
+        """The minibatch `number`, counted from the start of training."""
+        start = number * self.batch_size
+        index = self._items(start, start + self.batch_size).to(self._raw.device)
+        return self._batch(self._raw[index], {k: v[index] for k, v in self._cond.items()})
+
+    def whole(self) -> Batch:
+        """All items in their own order."""
+        return self._batch(self._raw, self._cond)
+
+    def _items(self, start: int, stop: int) -> Tensor:
+        """Indices of positions start … stop-1 of the epochs laid end to end."""
+        parts = []
+        while start < stop:
+            epoch, offset = divmod(start, len(self))
+            if epoch != self._epoch:
+                shuffle = generator(self._seed, ORDER, epoch)
+                self._order = torch.randperm(len(self), generator=shuffle)
+                self._epoch = epoch
+            parts.append(self._order[offset : offset + stop - start])
+            start += len(parts[-1])
+        return torch.cat(parts)
+
+    def _batch(self, raw: Tensor, cond: Mapping[str, Tensor]) -> Batch:
+        return Batch(to_model(raw, self.spec) if self.spec.is_image else raw.clone(), dict(cond))
+
+
+class Tally:
+    """Losses and gradient norms since the last log, summed on the device without waiting."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._sums: dict[str, tuple[Tensor | float, int]] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Add a detached scalar."""
+        total, count = self._sums.get(name, (0.0, 0))
+        self._sums[name] = (total + value, count + 1)
+
+    def sums(self) -> dict[str, tuple[float, int]]:
+        """Sums and counts by name, read from the device at once."""
+        if not self._sums:
+            return {}
+        tensors = [torch.as_tensor(total) for total, _ in self._sums.values()]
+        device = max((t.device for t in tensors), key=lambda d: d.type != "cpu")
+        values = torch.stack([t.float().to(device) for t in tensors]).tolist()
+        return {
+            name: (value, count)
+            for (name, (_, count)), value in zip(self._sums.items(), values, strict=True)
+        }
+
+    def restore(self, sums: Mapping[str, tuple[float, int]]) -> None:
+        """Go on from `sums`."""
+        self._sums = {name: (float(total), int(count)) for name, (total, count) in sums.items()}
+
+
+class Trainer:
+    """A model under training: `step` it until it is `done`.
+
+    Attributes:
+        model: in training mode, on its device.
+        clock: of the budget.
+        recipe: how the family wants to be optimized.
+    """
+
+    def __init__(
+        self,
+        model: GenerativeModel,
+        data: Split,
+        budget: Budget,
+        seed: int,
+        used: Used | None = None,
+    ) -> None:
+        """Get ready; changes nothing of the model but its mode.
+
+        Args:
+            model: on the device where it shall be trained.
+            data: the training split.
+            budget: at which training ends.
+            seed: of data order and of the losses' randomness.
+            used: where to go on.
+        """
+        self.model, self.seed, self.device = model.train(), seed, model.device
+        self.recipe = model.recipe()
+        _check_recipe(self.recipe, model)
+        self.clock = BudgetClock(budget, used or Used(), self.device)
+        self.batches = Minibatches(data, model.spec, self.recipe.batch_size, seed, self.device)
+        self.groups = model.param_groups()
+        self.optimizers = {
+            name: _optimizer(group, self.recipe) for name, group in self.groups.items()
+        }
+        parameters = [p for group in self.groups.values() for p in group]
+        self.average = WeightAverage(parameters, self.recipe.ema)
+        self.tally = Tally()
+        self._trained: str | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget is used up, or there is nothing to step."""
+        return not self.groups or self.clock.progress >= 1
+
+    def start(self) -> None:
+        """Show the model the whole training set, before the first step of all."""
+        seed_global(derive_seed(self.seed, FIT), self.device)
+        with self.clock.running():
+            self.model.on_fit_start(self.batches.whole(), generator(self.seed, FIT))
+
+    def step(self) -> None:
+        """One step: every phase once. Within the clock's `running` only."""
+        used, state = self.clock.used, self.clock.state
+        phases = self._phases(state)
+        if any(phase not in used.phase_flops for phase in phases):
+            with self.clock.paused():
+                self._survey(phases, state)
+        seed_global(derive_seed(self.seed, STEP, used.step), self.device)
+        rate = learning_rate(self.recipe, self._middle(state))
+        for phase in phases:
+            self._run_phase(phase, state, rate * self.recipe.lr_scale.get(phase, 1.0))
+            used.images += self.batches.batch_size
+            used.flops += used.phase_flops[phase]
+        used.step += 1
+        after = self.clock.state
+        self.average.update(after.progress - state.progress, after.progress)
+        self.model.on_step_end(after)
+
+    def _survey(self, phases: tuple[str, ...], state: TrainState) -> None:
+        """Count the cost of new phases by passes that are undone; also warms the machine up."""
+        flops = self.clock.used.phase_flops
+        for phase in phases:
+            if phase in flops:
+                continue
+            self._train_only(phase)
+            kept = {k: v.detach().clone() for k, v in self.model.named_buffers()}
+            seed_global(derive_seed(self.seed, STEP, state.step), self.device)
+            work = partial(self._descend, self.batches[0], phase, state)
+            flops[phase] = count_flops(work)
+            with torch.no_grad():
+                for name, buffer in self.model.named_buffers():
+                    buffer.copy_(kept[name])
+            self.model.zero_grad(set_to_none=True)
+
+    def _run_phase(self, phase: str, state: TrainState, rate: float) -> None:
+        self._train_only(phase)
+        group, optimizer = self.groups[phase], self.optimizers[phase]
+        optimizer.zero_grad(set_to_none=True)
+        batch = self.batches[self.clock.used.images // self.batches.batch_size]
+        loss = self._descend(batch, phase, state)
+        limit = math.inf if self.recipe.grad_clip is None else self.recipe.grad_clip
+        norm = nn.utils.clip_grad_norm_(group, limit)
+        for options in optimizer.param_groups:
+            options["lr"] = rate
+        optimizer.step()
+        self.tally.add(f"norm {phase}", norm.detach())
+        parts = dict(loss.parts)
+        if len(parts) != 1:  # a single part is the total
+            parts.setdefault("total", loss.total)
+        for name, value in parts.items():
+            self.tally.add(f"loss {phase}/{name}", value.detach())
+
+    def _descend(self, batch: Batch, phase: str, state: TrainState) -> Loss:
+        loss: Loss = self.model(batch, phase, state)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def log_entry(self) -> dict[str, Any]:
+        """A line of the history; begins a new tally.
+
+        Raises:
+            Diverged: a loss or gradient norm since the last line is not finite.
+        """
+        used = self.clock.used
+        means = {name: total / count for name, (total, count) in self.check().items()}
+        self.tally = Tally()
+        return {
+            "step": used.step,
+            "images": used.images,
+            "seconds": round(used.seconds, 4),
+            "progress": self.clock.progress,
+            "lr": learning_rate(self.recipe, self.clock.progress),
+            "loss": {n[len("loss ") :]: v for n, v in means.items() if n.startswith("loss ")},
+            "grad_norm": {n[len("norm ") :]: v for n, v in means.items() if n.startswith("norm ")},
+        }
+
+    def check(self) -> dict[str, tuple[float, int]]:
+        """The tally's sums.
+
+        Raises:
+            Diverged: one is not finite; names phase, part and step.
+        """
+        sums = self.tally.sums()
+        for name, (total, count) in sums.items():
+            if not math.isfinite(total):
+                kind, _, rest = name.partition(" ")
+                phase, _, part = rest.partition("/")
+                what = f"loss '{part}'" if kind == "loss" else "gradient norm"
+                raise Diverged(
+                    f"training diverged: {what} of phase '{phase}' became {total} within the "
+                    f"{count} steps up to step {self.clock.used.step}; lower --set lr=... "
+                    "or try another seed"
+                )
+        return sums
+
+    def checkpoint(self) -> Checkpoint:
+        """All that `restore` needs; raises `Diverged` like `check`."""
+        sums = self.check()
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{i}": w for i, w in enumerate(self.average.weights)}
+        for group, optimizer in self.optimizers.items():
+            for i, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{group}.{i}.{key}": v for key, v in state.items()}
+        return Checkpoint(tensors, {"used": self.clock.used.to_dict(), "tally": sums})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of the same model, data and budget."""
+        tensors, state = checkpoint
+        self.model.load_state_dict(_below(tensors, "model."))
+        self.average.load([tensors[f"average.{i}"] for i in range(len(self.average.weights))])
+        for group, optimizer in self.optimizers.items():
+            states: dict[int, dict[str, Tensor]] = {}
+            for name, value in _below(tensors, f"optimizer.{group}.").items():
+                number, _, key = name.partition(".")
+                states.setdefault(int(number), {})[key] = value
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": states, "param_groups": groups})
+        self.clock.used = Used(**state["used"])
+        self.tally.restore(state["tally"])
+
+    def averaged_state(self) -> dict[str, Tensor]:
+        """The model's state with averaged weights, on the CPU.
+
+        Raises:
+            Diverged: a weight is not finite.
+        """
+        self.average.exchange()
+        try:
+            state = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        finally:
+            self.average.exchange()
+        for name, _ in self.model.named_parameters():
+            if not state[name].isfinite().all():
+                raise Diverged(
+                    f"training diverged: weight '{name}' is not finite after step "
+                    f"{self.clock.used.step}; lower --set lr=... or try another seed"
+                )
+        return state
+
+    def _phases(self, state: TrainState) -> tuple[str, ...]:
+        phases = self.model.phases(state)
+        for phase in phases:
+            if phase not in self.groups:
+                raise unknown("phase", phase, self.groups)
+        return phases
+
+    def _train_only(self, phase: str) -> None:
+        """Freeze every group but the phase's own."""
+        if self._trained != phase:
+            for name, group in self.groups.items():
+                for parameter in group:
+                    parameter.requires_grad_(name == phase)
+            self._trained = phase
+
+    def _middle(self, state: TrainState) -> float:
+        """Progress at the middle of the coming step, taking it for as long as those before.
+
+        At its start, the first step would get a rate of 0 from the warm-up.
+        """
+        clock = self.clock
+        if clock.budget.unit == "steps":
+            share = 1 / clock.budget.amount
+        else:
+            share = state.progress / state.step if state.step else 0.0
+        return min(1.0, state.progress + share / 2)
+
+
+def learning_rate(recipe: Recipe, progress: float) -> float:
+    """Linear warm-up, then half a cosine to ``lr_end`` (Loshchilov & Hutter 2017, eq. 5)."""
+    if progress < recipe.warmup:
+        return recipe.lr * max(progress / recipe.warmup, 0.01)
+    rest = (progress - recipe.warmup) / max(1 - recipe.warmup, 1e-12)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
+    return recipe.lr * (recipe.lr_end + (1 - recipe.lr_end) * cosine)
+
+
+def _check_recipe(recipe: Recipe, model: GenerativeModel) -> None:
+    for name in ("batch_size", "lr"):
+        value = getattr(recipe, name)
+        if not value > 0:
+            raise InputError(f"{name} {value} of {type(model).__name__} must be positive")
+
+
+def _optimizer(group: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW in one fused kernel where the device and the type have one."""
+    options: dict[str, Any] = {
+        "lr": recipe.lr,
+        "betas": recipe.betas,
+        "weight_decay": recipe.weight_decay,
+    }
+    try:
+        return torch.optim.AdamW(group, fused=True, **options)
+    except RuntimeError:
+        return torch.optim.AdamW(group, foreach=True, **options)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
