@@ -1,0 +1,406 @@
+"""Figures as inline SVG that follows the page's colours, and sample grids as PNG.
+
+Everything is drawn with matplotlib's objects (no pyplot, no global state). Colours are
+placeholders that become CSS variables, so one drawing serves light, dark and print.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from genzoo_reports.collect import history
+from genzoo_reports.tables import Model, Table, digits, equal_cost, title
+
+SERIES = 8
+"""Colours and markers in the page's palette; more models reuse them, still labelled by name."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+GLYPHS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "⬟")
+_INK, _SOFT, _FAINT = "#010101", "#020202", "#030303"
+_PLACES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _FAINT: "var(--line)"}
+_PLACES |= {f"#0a0a{i:02x}": f"var(--s{i})" for i in range(SERIES)}
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _SOFT,
+    "axes.titlecolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "text.color": _INK,
+    "xtick.color": _FAINT,
+    "ytick.color": _FAINT,
+    "xtick.labelcolor": _SOFT,
+    "ytick.labelcolor": _SOFT,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page.
+
+    Attributes:
+        svg: safe inline markup.
+        caption: a line under it.
+        heading: above it; may be empty.
+        slot: of the model it belongs to; ``None`` if it shows several.
+    """
+
+    svg: str
+    caption: str
+    heading: str = ""
+    slot: int | None = None
+
+
+def color(slot: int) -> str:
+    """The placeholder of a model's colour; controls are drawn soft."""
+    return _SOFT if slot < 0 else f"#0a0a{slot % SERIES:02x}"
+
+
+def draw(
+    identity: str, alt: str, paint: Callable[[Axes], None], size: tuple[float, float] = (4.4, 2.9)
+) -> str:
+    """Inline SVG of one pair of axes.
+
+    Args:
+        identity: unique in the page; prefixes all ids inside.
+        alt: what a reader who cannot see the figure should learn, numbers included.
+        paint: draws into the axes.
+        size: in inches at 72 dots, about the size on a phone.
+    """
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": identity}):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        paint(figure.add_subplot())
+        buffer = io.StringIO()
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    return _inline(buffer.getvalue(), identity, alt)
+
+
+def _inline(svg: str, identity: str, alt: str) -> str:
+    """A standalone SVG file as an element of a page: own ids, page colours, no namespaces."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r'\bid="', f'id="{identity}-', svg)
+    svg = re.sub(r'href="#', f'href="#{identity}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{identity}-", svg)
+    svg = re.sub(r"font: ?([\d.]+)px[^;\"]*", r"font-size: \1px", svg)
+    for placeholder, variable in _PLACES.items():
+        svg = svg.replace(placeholder, variable)
+    head, _, body = svg.partition(">")
+    view = re.search(r'viewBox="[^"]*"', head)
+    opening = f'<svg {view.group(0) if view else ""} role="img" aria-label="{html.escape(alt)}"'
+    return re.sub(r"\n\s*", "\n", f'{opening} class="figure">{body}').strip()
+
+
+# -- quality against cost -------------------------------------------------------------------
+
+
+def quality_plots(table: Table) -> list[Drawing]:
+    """Quality against sampling speed and, where it differs, against training time."""
+    quality = next((n for n in ("fd", "two_sample_1nn") if _known(table, n)), None)
+    if quality is None:
+        return []
+    drawings = []
+    for cost, label in (
+        ("samples_per_second", "samples per second (log scale)"),
+        ("training_seconds", "seconds of training"),
+    ):
+        if not _known(table, cost):
+            continue
+        if cost == "training_seconds" and equal_cost(table.contenders):
+            continue
+        drawings.append(_quality_plot(table, quality, cost, label))
+    return drawings
+
+
+def _known(table: Table, name: str) -> list[Model]:
+    return [model for model in table.contenders if model.value(name) is not None]
+
+
+def _quality_plot(table: Table, quality: str, cost: str, label: str) -> Drawing:
+    off = quality == "two_sample_1nn"
+
+    def height(value: float) -> float:
+        return abs(value - 0.5) if off else value
+
+    models = [
+        m
+        for m in table.models
+        if m.value(quality) is not None and (m.value(cost) or 0.0) > 0
+    ]
+    contenders = [height(m.value(quality) or 0.0) for m in models if not m.control]
+    # A control far off (noise) would squeeze the contenders into a line: it is named instead.
+    bound = 4 * max([*contenders, 1e-9])
+    beyond = [m for m in models if m.control and height(m.value(quality) or 0.0) > bound]
+    models = [m for m in models if m not in beyond]
+    named = "|1-NN accuracy − ½|" if off else title(quality)
+    floor = table.floors.get(quality)
+
+    def paint(axes: Axes) -> None:
+        axes.set_xlabel(label)
+        axes.set_ylabel(f"{named}, lower is better")
+        if cost == "samples_per_second":
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        if floor is not None:
+            axes.axhline(height(floor), color=_SOFT, linewidth=1, dashes=(4, 3))
+        for model in models:
+            _point(axes, model, cost, quality, height)
+        _frame(axes, models, cost, quality, height, floor)
+        if floor is not None:
+            axes.annotate(
+                "real vs real",
+                (1, height(floor)),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 4),
+                textcoords="offset points",
+                ha="right",
+                color=_SOFT,
+                fontsize=9.5,
+            )
+        _name_points(axes, models, cost, quality, height, floor)
+
+    listed = "; ".join(
+        f"{m.label}: {named} {digits(height(m.value(quality) or 0.0))} at "
+        f"{digits(m.value(cost) or 0.0)}"
+        for m in models
+    )
+    caption = "Good is low" + (" and to the right." if cost == "samples_per_second" else " and left.")
+    if beyond:
+        away = ", ".join(f"{m.label} ({digits(height(m.value(quality) or 0.0))})" for m in beyond)
+        caption += f" Off the chart: {away}."
+    alt = f"Scatter plot of {named} against {label}. {listed}."
+    heading = "Quality and sampling speed" if cost == "samples_per_second" else "Quality and training"
+    return Drawing(draw(f"quality-{cost}", alt, paint, (5.4, 3.7)), caption, heading)
+
+
+def _plain(value: float, _: Any) -> str:
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
+def _point(
+    axes: Axes, model: Model, cost: str, quality: str, height: Callable[[float], float]
+) -> None:
+    x, mean = model.value(cost) or 0.0, model.value(quality) or 0.0
+    summary = model.metrics[quality]
+    half = summary.half_width
+    if half is not None and not model.control:
+        axes.errorbar(
+            x, height(mean), yerr=half, color=color(model.slot), linewidth=1.6, alpha=0.55
+        )
+    marker = "." if model.control else MARKERS[model.slot % len(MARKERS)]
+    axes.plot(x, height(mean), marker=marker, markersize=9, color=color(model.slot), linestyle="")
+
+
+def _frame(
+    axes: Axes,
+    models: Sequence[Model],
+    cost: str,
+    quality: str,
+    height: Callable[[float], float],
+    floor: float | None,
+) -> None:
+    """Room for labels on both sides, and zero in view."""
+    xs = np.array([model.value(cost) or 1.0 for model in models])
+    if len(xs) and cost == "samples_per_second":
+        low, high = np.log10(xs.min()), np.log10(xs.max())
+        pad = max(0.35, 0.22 * (high - low))
+        axes.set_xlim(10 ** (low - pad / 2), 10 ** (high + 1.4 * pad))
+    elif len(xs):
+        pad = max(0.25 * (xs.max() - xs.min()), 0.1 * xs.max(), 1e-9)
+        axes.set_xlim(max(0.0, xs.min() - pad), xs.max() + 1.6 * pad)
+    tops = [height(m.value(quality) or 0.0) + (m.metrics[quality].half_width or 0.0)
+            for m in models if not m.control]
+    tops += [height(m.value(quality) or 0.0) for m in models]
+    top = max([*tops, height(floor) if floor is not None else 0.0, 1e-9])
+    bottom = min([0.0, *(height(m.value(quality) or 0.0) for m in models)])
+    axes.set_ylim(bottom - 0.04 * (top - bottom), top + 0.1 * (top - bottom))
+
+
+def _name_points(
+    axes: Axes,
+    models: Sequence[Model],
+    cost: str,
+    quality: str,
+    height: Callable[[float], float],
+    floor: float | None,
+) -> None:
+    """Names beside the points, moved apart vertically where they would overlap."""
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.draw_without_rendering()  # type: ignore[union-attr]
+    line = 13.0
+    placed: list[tuple[float, float, float]] = []  # (y, x, width) of labels
+    if floor is not None:
+        named = float(axes.transData.transform((1.0, height(floor)))[1]) + 8
+        placed.append((named, axes.bbox.x1 - 76, 76))
+    spots = []
+    for model in models:
+        x, y = axes.transData.transform(
+            (model.value(cost) or 0.0, height(model.value(quality) or 0.0))
+        )
+        spots.append((float(y), float(x), model))
+    for y, x, model in sorted(spots, key=lambda spot: spot[:2]):
+        width = 6.8 * len(model.label) + 12
+        at = y
+        while any(abs(at - oy) < line and x < ox + ow and ox < x + width for oy, ox, ow in placed):
+            at += 2.0
+        placed.append((at, x, width))
+        axes.annotate(
+            model.label,
+            (model.value(cost) or 0.0, height(model.value(quality) or 0.0)),
+            xytext=(9, at - y),
+            textcoords="offset points",
+            va="center",
+            color=color(model.slot),
+            fontsize=9.5 if model.control else 11,
+            fontweight="normal" if model.control else "bold",
+        )
+
+
+# -- training curves ------------------------------------------------------------------------
+
+
+def loss_curves(table: Table) -> list[Drawing]:
+    """One drawing per contender and phase, so that critic and generator stand apart."""
+    drawings = []
+    for index, model in enumerate(table.contenders):
+        curves = [(run.seed, history(run)) for run in model.runs]
+        phases: dict[str, set[str]] = {}
+        for _, parts in curves:
+            for name in parts:
+                phase, _, part = name.partition("/")
+                phases.setdefault(phase, set()).add(part)
+        for phase in sorted(phases):
+            drawings.append(_curve(f"loss-{index}-{len(drawings)}", model, phase, curves))
+    return drawings
+
+
+_Curves = Sequence[tuple[int, Mapping[str, tuple[np.ndarray, np.ndarray]]]]
+_DASHES: tuple[tuple[int, ...], ...] = ((), (5, 2), (1, 1.5), (7, 2, 1, 2))  # type: ignore[assignment]
+
+
+def _curve(identity: str, model: Model, phase: str, curves: _Curves) -> Drawing:
+    names = sorted({name for _, parts in curves for name in parts if name.split("/")[0] == phase})
+    # The total first, then the parts; more than four lines cannot be told apart.
+    names.sort(key=lambda name: (name.rpartition("/")[2] not in ("total", "loss"), name))
+    names = names[: len(_DASHES)]
+    lines = [
+        (name, parts[name][0], parts[name][1])
+        for name in names
+        for _, parts in curves
+        if name in parts
+    ]
+
+    def paint(axes: Axes) -> None:
+        for name, seconds, values in lines:
+            style: Any = (0, _DASHES[names.index(name)] or None)
+            axes.plot(
+                seconds,
+                values,
+                color=color(model.slot),
+                linewidth=1.3,
+                alpha=0.75,
+                linestyle="solid" if style[1] is None else style,
+            )
+        axes.set_xlabel("seconds of training")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.set_ylim(*_robust_limits([values for _, _, values in lines]))
+        axes.margins(x=0.02)
+
+    seeds = len([1 for _, parts in curves if any(name in parts for name in names)])
+    ends = []
+    for name in names:
+        last = [parts[name][1][-1] for _, parts in curves if name in parts]
+        first = [parts[name][1][0] for _, parts in curves if name in parts]
+        part = name.rpartition("/")[2]
+        ends.append(f"{part} {digits(_mean(first))} → {digits(_mean(last))}")
+    strokes = dict(zip(names, ("solid", "dashed", "dotted", "dash-dotted"), strict=False))
+    key = ", ".join(f"{strokes[n]} {n.rpartition('/')[2]}" for n in names) if len(names) > 1 else ""
+    caption = f"{'; '.join(ends)}. {seeds} {'seed' if seeds == 1 else 'seeds'}."
+    caption += f" Lines: {key}." if key else ""
+    alt = f"Loss of {model.label}, phase {phase}, over seconds of training: {'; '.join(ends)}."
+    heading = model.label if phase in ("main", "") else f"{model.label}: {phase}"
+    return Drawing(draw(identity, alt, paint), caption, heading, model.slot)
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = [float(value) for value in values]
+    return math.fsum(found) / len(found)
+
+
+def _robust_limits(lines: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Limits that the first wild steps of a training do not set."""
+    settled = np.concatenate([line[len(line) // 20 :] for line in lines])
+    low, high = np.percentile(settled, [0.5, 99.5])
+    pad = 0.08 * (high - low) or 0.5 * abs(high) or 1.0
+    return float(low - pad), float(high + pad)
+
+
+# -- points ---------------------------------------------------------------------------------
+
+
+def scatter(identity: str, model: Model, points: np.ndarray, limits: np.ndarray) -> Drawing:
+    """Samples of two-dimensional data, (N, 2), in the same frame for all models.
+
+    Args:
+        identity: unique in the page.
+        model: whose samples.
+        points: (N, 2).
+        limits: ((x low, x high), (y low, y high)).
+    """
+    shown = points[:1000]
+    inside = ((shown >= limits[:, 0]) & (shown <= limits[:, 1])).all(axis=1)
+
+    def paint(axes: Axes) -> None:
+        axes.set_aspect("equal")
+        x, y = shown[inside].round(4).T
+        axes.plot(
+            x, y, linestyle="", marker="o", markersize=2.2, markeredgewidth=0, alpha=0.6,
+            color=color(model.slot), rasterized=False,
+        )
+        axes.set_xlim(*limits[0])
+        axes.set_ylim(*limits[1])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+
+    away = int((~inside).sum())
+    caption = f"{len(shown):,} samples" + (f", {away:,} outside the frame." if away else ".")
+    mean, spread = shown.mean(axis=0), shown.std(axis=0)
+    alt = (
+        f"{len(shown)} points drawn by {model.label}: mean ({mean[0]:.2f}, {mean[1]:.2f}), "
+        f"standard deviation ({spread[0]:.2f}, {spread[1]:.2f}); {away} outside the frame."
+    )
+    return Drawing(draw(identity, alt, paint, (3.4, 3.4)), caption, model.label, model.slot)
+
+
+def frame(clouds: Sequence[np.ndarray]) -> np.ndarray:
+    """A square frame, (2, 2), around nearly all points of several models."""
+    lows = np.median([np.percentile(c, 0.5, axis=0) for c in clouds], axis=0)
+    highs = np.median([np.percentile(c, 99.5, axis=0) for c in clouds], axis=0)
+    centre, half = (lows + highs) / 2, 0.6 * float(np.max(highs - lows)) or 1.0
+    return np.stack([centre - half, centre + half], axis=1)
