@@ -153,19 +153,24 @@ def _threads() -> Finding:
     detail = f"{threads} on {cores} cores" + (f" (OMP_NUM_THREADS={limit})" if limit else "")
     if threads < cores and limit:
         return Finding(
-            "threads", "note", detail, "unset OMP_NUM_THREADS, or --threads N, to use all cores"
+            "threads", "note", detail, "unset OMP_NUM_THREADS, or give --threads, to use all cores"
         )
     return Finding("threads", "ok", detail)
 
 
 def _folders() -> Iterator[Finding]:
     """The places that are written: cache, data and runs."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genzoo"
-    cache = Path(os.environ.get("GENZOO_CACHE") or home)
-    data = Path(os.environ.get("GENZOO_DATA") or home / "data")
-    yield _folder("cache", cache, "set GENZOO_CACHE to a folder that can be written")
-    yield _folder("data", data, "set GENZOO_DATA to a folder that can be written, or --data-root")
-    yield _folder("runs", Path("runs").resolve(), "--out a folder that can be written")
+    from genzoo.evaluation.cache import cache_folder
+
+    yield _folder("cache", cache_folder(), "set GENZOO_CACHE to a folder that can be written")
+    try:
+        from genzoo.data.images import data_root
+    except ImportError:
+        pass  # without torch, which was said above
+    else:
+        remedy = "set GENZOO_DATA to a folder that can be written, or give --data-root"
+        yield _folder("data", data_root(None), remedy)
+    yield _folder("runs", Path("runs").resolve(), "give --out with a folder that can be written")
 
 
 def _folder(name: str, path: Path, remedy: str) -> Finding:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,29 @@ def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         del os.environ["GENZOO_CACHE"]
     else:
         os.environ["GENZOO_CACHE"] = before
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command line answered: exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+Genzoo = Callable[..., Said]
+
+
+@pytest.fixture
+def genzoo_says(capsys: pytest.CaptureFixture[str]) -> Genzoo:
+    """Run ``genzoo WORD…`` in this process."""
+    from genzoo_cli.main import main
+
+    def run(*words: str | Path) -> Said:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return Said(code, out, err)
+
+    return run
