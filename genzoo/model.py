@@ -87,7 +87,9 @@ class GenerativeModel(nn.Module, ABC):
     # -- sampling ---------------------------------------------------------------------
 
     @abstractmethod
-    def draw(self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions) -> Tensor:
+    def draw(
+        self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions
+    ) -> Tensor:
         """``noise.n`` samples in model space, (n, *shape), from `noise` alone."""
 
     def null_cond(self, n: int) -> Mapping[str, Tensor]:
@@ -187,7 +189,7 @@ class HasLikelihood(Protocol):
     def log_prob(
         self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
     ) -> Tensor:
-        """log P(raw | cond) in nats, (B,): mass of integer levels, density of points."""
+        """Log P(raw | cond) in nats, (B,): mass of integer levels, density of points."""
 
 
 class Density(ABC):
@@ -205,7 +207,7 @@ class Density(ABC):
 
     @abstractmethod
     def log_density(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """log p(x | cond) in nats of x in model space, (B, *shape) -> (B,)."""
+        """Log p(x | cond) in nats of x in model space, (B, *shape) -> (B,)."""
 
     def log_prob(
         self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None

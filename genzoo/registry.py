@@ -150,7 +150,9 @@ def load_class(name: str) -> type[GenerativeModel]:
     entry = resolve(name)
     where, _, attribute = entry.target.rpartition(":")
     try:
-        module = _import_file(Path(where)) if is_file_model(name) else importlib.import_module(where)
+        module = (
+            _import_file(Path(where)) if is_file_model(name) else importlib.import_module(where)
+        )
     except Exception as error:
         if not is_file_model(name):
             raise
@@ -181,7 +183,9 @@ def build(name: str, spec: DataSpec, settings: Mapping[str, Any] | None = None) 
     except TypeError as error:
         if not is_file_model(name):
             raise
-        raise InputError(f"model '{name}' must be built as Class(spec, settings): {error}") from error
+        raise InputError(
+            f"model '{name}' must be built as Class(spec, settings): {error}"
+        ) from error
 
 
 def parse_settings(cls: type, settings: Mapping[str, Any], model: str) -> Any:

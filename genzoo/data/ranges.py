@@ -63,7 +63,7 @@ def dequantize(levels: Tensor, spec: DataSpec, generator: torch.Generator | None
 
 
 def log_bin_volume(spec: DataSpec) -> float:
-    """log of the volume that one item's bin (images) or unit cube (points) has in model space."""
+    """Log of the volume that one item's bin (images) or unit cube (points) has in model space."""
     if spec.levels is not None:
         return spec.dim * math.log(2 / (spec.levels - 1))
     return -sum(math.log(s) for s in spec.scale)

@@ -54,7 +54,9 @@ class Noise(Fitted):
         if not self.spec.is_image:
             self.low, self.high = data.x.amin(0), data.x.amax(0)
 
-    def draw(self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions) -> Tensor:
+    def draw(
+        self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions
+    ) -> Tensor:
         """Every level is as likely as every other."""
         uniform = noise.uniform(*self.spec.shape)
         if self.spec.levels is not None:
@@ -130,7 +132,9 @@ class Mixture(Density, Fitted):
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
         self.basis = vectors[:, -rank:].flip(1).float()
         rest = values[: x.shape[1] - rank]
-        self.residual = (rest.mean().clamp(min=1e-6) if len(rest) else torch.ones(())).sqrt().float()
+        self.residual = (
+            (rest.mean().clamp(min=1e-6) if len(rest) else torch.ones(())).sqrt().float()
+        )
         code = (centred @ vectors[:, -rank:].flip(1)).numpy()
         labels = data.cond["label"].cpu().numpy() if data.cond else np.zeros(len(x), dtype=int)
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
@@ -139,7 +143,9 @@ class Mixture(Density, Fitted):
             torch.stack([torch.as_tensor(f[i]) for f in fitted]).float() for i in range(3)
         )
 
-    def draw(self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions) -> Tensor:
+    def draw(
+        self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions
+    ) -> Tensor:
         """A component by its weight, a Gaussian in the subspace, noise in the rest."""
         label = self._label(cond, noise.n)
         edges = self.weights[label].cumsum(1)[:, :-1]
@@ -186,6 +192,7 @@ class Mixture(Density, Fitted):
         from sklearn.mixture import GaussianMixture
 
         share = max(1, self.settings.components // max(1, self.spec.num_classes))
+        share = min(share, len(code))
         code = code[: self.settings.fit_items]
         ridge = 1e-2 if self.spec.is_image else 1e-6
         mixture = GaussianMixture(share, reg_covar=ridge, random_state=seed, max_iter=100)
@@ -233,7 +240,9 @@ class Copycat(Fitted):
         self.items = from_model(data.x, self.spec)
         self.labels = data.cond.get("label", torch.zeros(len(data.x), dtype=torch.int64)).clone()
 
-    def draw(self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions) -> Tensor:
+    def draw(
+        self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions
+    ) -> Tensor:
         """An item of the label asked for, each equally likely."""
         wanted = cond["label"] if cond else torch.zeros_like(self.labels[:1]).expand(noise.n)
         order = self.labels.argsort(stable=True)

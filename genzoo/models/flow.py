@@ -91,7 +91,7 @@ class AutoregressiveBlock(nn.Module):
         return self._order(z @ self.mix.T), mixed - log_scale.flatten(1).sum(1)
 
     def inverse(self, z: Tensor, start: Tensor) -> Tensor:
-        """z (B, T, P) -> x (B, T, P), one token after the other with a key-value cache."""
+        """Z (B, T, P) -> x (B, T, P), one token after the other with a key-value cache."""
         z = torch.linalg.solve(self.mix.T, self._order(z), left=False)  # X mixᵀ = z
         caches: list[list[Tensor]] = [[] for _ in self.layers]
         before, tokens = start, []
@@ -133,7 +133,11 @@ class Flow(Density, GenerativeModel):
         """AdamW with a cosine to 0."""
         s = self.settings
         return Recipe(
-            batch_size=s.batch_size, lr=s.lr, weight_decay=s.weight_decay, ema=s.ema, betas=(0.9, 0.95)
+            batch_size=s.batch_size,
+            lr=s.lr,
+            weight_decay=s.weight_decay,
+            ema=s.ema,
+            betas=(0.9, 0.95),
         )
 
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
@@ -148,7 +152,7 @@ class Flow(Density, GenerativeModel):
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
     def encode_with_log_det(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """x (B, *shape) -> z (B, tokens, size) and log |det ∂z/∂x|, (B,)."""
+        """X (B, *shape) -> z (B, tokens, size) and log |det ∂z/∂x|, (B,)."""
         start = self.start(cond, len(x), x.device)
         z, total = patchify(x, self.patch), torch.zeros(len(x), device=x.device)
         for block in self.blocks:
@@ -157,7 +161,7 @@ class Flow(Density, GenerativeModel):
         return z, total
 
     def log_density(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """log N(z; 0, I) + log |det ∂z/∂x|, (B,) nats."""
+        """Log N(z; 0, I) + log |det ∂z/∂x|, (B,) nats."""
         z, log_det = self.encode_with_log_det(x, cond)
         return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1) + log_det
 
@@ -166,14 +170,16 @@ class Flow(Density, GenerativeModel):
         return self.encode_with_log_det(x, cond)[0]
 
     def decode(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """z (B, tokens, size) -> x (B, *shape)."""
+        """Z (B, tokens, size) -> x (B, *shape)."""
         start = self.start(cond, len(z), z.device)
         for block in reversed(list(self.blocks)):
             assert isinstance(block, AutoregressiveBlock)
             z = block.inverse(z, start)
         return unpatchify(z, self.patch, self.spec.shape)
 
-    def draw(self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions) -> Tensor:
+    def draw(
+        self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions
+    ) -> Tensor:
         """Decode standard normal noise."""
         z = noise.normal(*self.latent_shape) * (options.temperature or 1.0)
         return self.decode(z, cond)

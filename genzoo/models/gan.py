@@ -203,7 +203,9 @@ class GAN(GenerativeModel):
         }
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
-    def draw(self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions) -> Tensor:
+    def draw(
+        self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions
+    ) -> Tensor:
         """One evaluation of the generator."""
         z = noise.normal(self.settings.latent) * (options.temperature or 1.0)
         out: Tensor = self.generator(z, cond)

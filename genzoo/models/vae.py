@@ -65,7 +65,9 @@ class VAESettings:
 class StochasticLayer(nn.Module):
     """One layer of latents: prior from above, posterior from above and the encoder."""
 
-    def __init__(self, width: int, latent: int, heads: int, cond_width: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, latent: int, heads: int, cond_width: int, dropout: float
+    ) -> None:
         """`latent` numbers for each token."""
         super().__init__()
         self.norm = nn.LayerNorm(width)
@@ -125,13 +127,19 @@ class VAE(GenerativeModel):
         """AdamW with a cosine to 0."""
         s = self.settings
         return Recipe(
-            batch_size=s.batch_size, lr=s.lr, weight_decay=s.weight_decay, ema=s.ema, betas=(0.9, 0.95)
+            batch_size=s.batch_size,
+            lr=s.lr,
+            weight_decay=s.weight_decay,
+            ema=s.ema,
+            betas=(0.9, 0.95),
         )
 
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         """-ELBO in nats per dimension, its KL part warmed up."""
         log_likelihood, kl = self._elbo_parts(batch.x, batch.cond, None)
-        warm = min(1.0, state.progress / self.settings.kl_warmup) if self.settings.kl_warmup else 1.0
+        warm = (
+            min(1.0, state.progress / self.settings.kl_warmup) if self.settings.kl_warmup else 1.0
+        )
         scale = 1 / self.spec.dim
         reconstruction, divergence = -log_likelihood.mean() * scale, kl.mean() * scale
         total = reconstruction + self.settings.beta * warm * divergence
@@ -151,7 +159,9 @@ class VAE(GenerativeModel):
             return log_likelihood - kl
         return log_likelihood - kl - sum(math.log(s) for s in self.spec.scale)
 
-    def draw(self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions) -> Tensor:
+    def draw(
+        self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions
+    ) -> Tensor:
         """Latents from the priors, then the item from its likelihood."""
         temperature = options.temperature or 1.0
         c = self.label(cond, noise.n, noise.device)
@@ -170,7 +180,7 @@ class VAE(GenerativeModel):
     def _elbo_parts(
         self, x: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """log p(x | z) with z from the posterior, and the sum of KLs, (B,) nats each."""
+        """Log p(x | z) with z from the posterior, and the sum of KLs, (B,) nats each."""
         c = self.label(cond, len(x), x.device)
         tokens = patchify(x, self.patch) if self.spec.is_image else x[:, None]
         features = self.embed(tokens) + self.position
@@ -215,7 +225,7 @@ def kl_divergence(q: Normals, p: Normals) -> Tensor:
 
 
 def log_mass_of_logistics(x: Tensor, parameters: Tensor, levels: int) -> Tensor:
-    """log P(level) under a mixture of logistics, integrated over the level's bin (PixelCNN++ eq. 2).
+    """Log P(level) under a mixture of logistics, integrated over the level's bin (PixelCNN++ eq. 2).
 
     The outermost bins extend to infinity, so the masses of all levels sum to 1.
 

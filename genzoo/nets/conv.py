@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from genzoo.nets.transformer import patchify, unpatchify
-
 
 class ConvBlock(nn.Module):
     """Two 3×3 convolutions, residual, with a condition that scales and shifts in between."""

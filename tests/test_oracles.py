@@ -1,0 +1,351 @@
+"""Families against closed forms: what the contract's plumbing checks cannot see."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from genzoo.data.ranges import dequantize, from_model, log_bin_volume, to_display, to_model
+from genzoo.model import evaluating
+from genzoo.models.controls import Mixture, Noise
+from genzoo.models.diffusion import Diffusion, DiffusionSettings
+from genzoo.models.flow import Flow, FlowSettings
+from genzoo.models.gan import GAN, GANSettings
+from genzoo.models.vae import VAE, VAESettings, kl_divergence, log_mass_of_logistics
+from genzoo.samplers import heun, karras_sigmas
+from genzoo.types import Batch, DataSpec, TrainState
+
+DIGITS = DataSpec((1, 8, 8), 17, {"label": 3}, (0.5, 0.3, 0.2))
+POINTS = DataSpec((2,), None, location=(1.0, -1.0), scale=(2.0, 0.5))
+
+
+def shaken(model: torch.nn.Module, amount: float = 0.1) -> torch.nn.Module:
+    """Move every parameter, so that zero-initialized layers do something."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(amount * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+# -- samplers ------------------------------------------------------------------------------
+
+
+def mixture_denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+    """E[x₀ | x₀ + σε = x] for x₀ ~ ½ N(-1, 0.3²) + ½ N(1, 0.3²) in one dimension."""
+    variance = 0.3**2 + sigma[:, None] ** 2
+    centers = torch.tensor([-1.0, 1.0], dtype=x.dtype)
+    weight = (-0.5 * (x - centers) ** 2 / variance).softmax(1)
+    means = centers + 0.3**2 / variance * (x - centers)
+    return (weight * means).sum(1, keepdim=True)
+
+
+def solve(steps: int) -> Tensor:
+    x = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None] * 80
+    return heun(mixture_denoiser, x, karras_sigmas(steps, (0.002, 80.0)))
+
+
+def test_heun_converges_with_second_order() -> None:
+    """Halving the step divides the error by about 4 (seen to fail with the Euler slope alone).
+
+    The last step, from σ = 0.002 to 0, is Euler's and the same for all: compare before it.
+    """
+
+    def upto_last(steps: int) -> Tensor:
+        sigmas = karras_sigmas(steps, (0.01, 80.0))[:-1]
+        x = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None] * 80
+        return heun(mixture_denoiser, x, sigmas)
+
+    exact = upto_last(1280)
+    errors = [float((upto_last(n) - exact).abs().mean()) for n in (40, 80, 160)]
+    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    assert all(1.7 < order < 2.4 for order in orders), orders
+
+
+def test_heun_carries_noise_to_the_data_distribution() -> None:
+    """A Gaussian's flow is known in closed form: x(0) = μ + (x(T) - μ) s / √(s² + T²).
+
+    Seen to fail with time reversed and with σ² for σ in the slope.
+    """
+    s, mean, top = 0.5, 0.7, 20.0
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return mean + s**2 / (s**2 + sigma[:, None] ** 2) * (x - mean)
+
+    x = torch.linspace(-40, 40, 9, dtype=torch.float64)[:, None]
+    found = heun(denoise, x, karras_sigmas(200, (1e-3, top)))
+    assert torch.allclose(found, mean + (x - mean) * s / math.sqrt(s**2 + top**2), atol=2e-3)
+
+
+def test_karras_sigmas_fall_from_max_to_min_to_zero() -> None:
+    sigmas = karras_sigmas(18, (0.002, 80.0))
+    assert sigmas[0] == pytest.approx(80.0) and sigmas[-2] == pytest.approx(0.002)
+    assert sigmas[-1] == 0 and bool((sigmas.diff() < 0).all())
+    assert karras_sigmas(1, (0.002, 80.0)).tolist() == pytest.approx([80.0, 0.0])
+
+
+# -- diffusion -----------------------------------------------------------------------------
+
+
+def test_edm_preconditioning_has_unit_variance_and_the_right_limits() -> None:
+    """With F = 0 the denoiser is the best linear one, σd²/(σ²+σd²) x, at every σ."""
+    model = Diffusion(POINTS, DiffusionSettings(width=32, depth=1)).eval()
+    x = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
+    model.on_fit_start(Batch(2 * torch.randn(4000, 2), {}), torch.Generator())
+    sd = float(model.sigma_data)
+    assert sd == pytest.approx(2, rel=0.05)
+    for sigma in (0.002, 1.0, 80.0):
+        expected = sd**2 / (sd**2 + sigma**2) * x
+        assert torch.allclose(model.denoise(x, torch.full((7,), sigma), {}), expected, atol=1e-6)
+
+
+def test_untrained_edm_loss_is_one() -> None:
+    """E[λ(σ)(c_skip(x+σε) - x)²] = 1 for data of variance σd², whatever σ (EDM, appendix B.6)."""
+    model = Diffusion(POINTS, DiffusionSettings(width=32, depth=1))
+    torch.manual_seed(0)
+    x = torch.randn(40_000, 2)
+    model.on_fit_start(Batch(x, {}), torch.Generator())
+    loss = float(model.loss(Batch(x, {}), "main", TrainState()).total.detach())
+    assert loss == pytest.approx(1, abs=0.03)
+
+
+def test_guidance_extrapolates_from_the_free_to_the_conditional_denoiser() -> None:
+    """Weight 1 is the conditional model, 0 the unconditional one (Ho & Salimans 2022, eq. 6)."""
+    from genzoo.types import SampleOptions
+
+    model = shaken(Diffusion(DIGITS, DiffusionSettings(width=32, depth=1, heads=2, steps=4)))
+    assert isinstance(model, Diffusion)
+    cond = {"label": torch.ones(6, dtype=torch.int64)}
+    free = {"label": torch.full((6,), 3)}
+
+    def drawn(guidance: float | None, labels: dict[str, Tensor]) -> Tensor:
+        from genzoo.noise import NoiseSource
+
+        with torch.no_grad():
+            return model.draw(NoiseSource(0, 0, 6), labels, SampleOptions(guidance=guidance))
+
+    assert torch.allclose(drawn(1.0, cond), drawn(None, cond))
+    assert torch.allclose(drawn(0.0, cond), drawn(None, free), atol=1e-5)
+    assert not torch.allclose(drawn(2.0, cond), drawn(None, cond), atol=1e-3)
+
+
+def test_shifts_are_whole_pixels_and_never_mirror() -> None:
+    model = Diffusion(DIGITS, DiffusionSettings(width=32, depth=1, heads=2, augment=1.0))
+    torch.manual_seed(0)
+    x = torch.arange(64.0).view(1, 1, 8, 8).repeat(50, 1, 1, 1)
+    moved, shift = model._augmented(x)
+    assert shift is not None
+    assert {tuple(s) for s in (8 * shift).tolist()} == {
+        (float(i), float(j)) for i in (-1, 0, 1) for j in (-1, 0, 1)
+    }
+    for image, (down, right) in zip(moved, (8 * shift).long().tolist(), strict=True):
+        inner = x[0, 0, 1 + down : 7 + down, 1 + right : 7 + right]
+        assert torch.equal(image[0, 1:7, 1:7], inner)
+
+
+# -- flow ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [DIGITS, POINTS], ids=["images", "points"])
+def test_flow_log_det_is_the_jacobians(spec: DataSpec) -> None:
+    """Against autograd's Jacobian (seen to fail without the mixing matrix's determinant)."""
+    flow = shaken(Flow(spec, FlowSettings(width=16, blocks=3, heads=2)))
+    assert isinstance(flow, Flow)
+    x = torch.randn(1, *spec.shape, generator=torch.Generator().manual_seed(1))
+    cond = {"label": torch.tensor([1])} if spec.cond else {}
+
+    def encode(x: Tensor) -> Tensor:
+        return flow.encode(x[None], cond).flatten()
+
+    jacobian = torch.autograd.functional.jacobian(encode, x[0]).reshape(spec.dim, spec.dim)
+    log_det = flow.encode_with_log_det(x, cond)[1]
+    assert float(log_det) == pytest.approx(float(torch.linalg.slogdet(jacobian)[1]), abs=1e-3)
+    assert float(log_det.detach().abs()) > 0.1  # an identity flow would prove nothing
+
+
+def test_flow_sampling_inverts_its_density_pass() -> None:
+    flow = shaken(Flow(DIGITS, FlowSettings(width=16, blocks=4, heads=2)))
+    assert isinstance(flow, Flow)
+    x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    cond = {"label": torch.tensor([0, 1, 2, 0, 1])}
+    with torch.no_grad():
+        assert torch.allclose(flow.decode(flow.encode(x, cond), cond), x, atol=1e-3)
+
+
+def test_flow_never_looks_ahead() -> None:
+    """In the first block the parameters of token t depend on tokens before t alone."""
+    flow = shaken(Flow(DIGITS, FlowSettings(width=16, blocks=1, heads=2)))
+    assert isinstance(flow, Flow)
+    cond = {"label": torch.tensor([1])}
+    x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    changed = x.clone()
+    changed[..., 4:6, 4:6] += 1  # patch 2 × 2 in row 2, column 2: token 10
+    gap = (flow.encode(x, cond) - flow.encode(changed, cond)).abs().amax(2)[0]
+    assert bool((gap[:10] == 0).all()) and bool((gap[10:] > 0).all())
+
+
+# -- VAE -------------------------------------------------------------------------------------
+
+
+def test_kl_is_the_closed_form() -> None:
+    """0 for equal laws, else torch's (seen to fail with the arguments exchanged)."""
+    zero = torch.zeros(3)
+    assert torch.equal(kl_divergence((zero, zero), (zero, zero)), zero)
+    q, p = (torch.tensor([0.3]), torch.tensor([-0.5])), (torch.tensor([-0.2]), torch.tensor([0.4]))
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(q[0], q[1].exp()), normal(p[0], p[1].exp()))
+    assert torch.allclose(kl_divergence(q, p), expected)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_masses_of_all_levels_sum_to_one(levels: int) -> None:
+    """Any mixture of logistics, also far outside the range and very narrow."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = 2 * torch.randn(40, 3, 3, 1, 1, 1, generator=generator)
+    parameters[:, 2] -= 2
+    x = torch.arange(levels) * (2 / (levels - 1)) - 1
+    total = sum(
+        log_mass_of_logistics(value.view(1, 1, 1, 1).expand(40, 1, 1, 1), parameters, levels).exp()
+        for value in x
+    )
+    assert isinstance(total, Tensor)
+    assert torch.allclose(total.flatten(), torch.ones(40), atol=1e-4)
+
+
+def test_elbo_is_below_the_exact_likelihood_of_a_linear_gaussian_vae() -> None:
+    """x = z·w + noise: the marginal is Gaussian, so log p(x) is known.
+
+    The ELBO of the hierarchical model's parts with the exact posterior equals it; with any
+    other posterior it is lower (seen to fail with the KL's sign flipped).
+    """
+    w, s = 0.8, 0.5
+    x = torch.linspace(-2, 2, 9)
+    exact = torch.distributions.Normal(0.0, math.sqrt(w**2 + s**2)).log_prob(x)
+    variance = 1 / (1 + w**2 / s**2)
+    mean = variance * w / s**2 * x
+
+    def elbo(mean: Tensor, std: float) -> Tensor:
+        log_std = torch.full_like(mean, math.log(std))
+        kl = kl_divergence((mean, log_std), (torch.zeros_like(x), torch.zeros_like(x)))
+        expected_square = (x - w * mean) ** 2 + w**2 * std**2
+        return -0.5 * expected_square / s**2 - math.log(s * math.sqrt(2 * math.pi)) - kl
+
+    assert torch.allclose(elbo(mean, math.sqrt(variance)), exact, atol=1e-5)
+    assert bool((elbo(mean + 0.3, math.sqrt(variance)) < exact).all())
+    assert bool((elbo(mean, 0.9) < exact).all())
+
+
+def test_vae_bound_is_below_the_mass_it_bounds() -> None:
+    """Mean of exp(ELBO samples' IWAE) over many draws rises with K towards log p(x)."""
+    vae = shaken(VAE(DIGITS, VAESettings(width=16, layers=2, latent=2, heads=2)), 0.2)
+    assert isinstance(vae, VAE)
+    raw = torch.randint(0, 17, (6, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    cond = {"label": torch.tensor([0, 1, 2, 0, 1, 2])}
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        draws = torch.stack([vae.log_prob(raw, cond, generator) for _ in range(400)])
+    elbo = draws.mean(0)
+    iwae = torch.logsumexp(draws, 0) - math.log(len(draws))
+    assert bool((iwae > elbo).all()) and bool((iwae < 0).all())
+
+
+# -- GAN ---------------------------------------------------------------------------------------
+
+
+def test_the_generators_phase_reaches_it_and_the_critics_phase_does_not() -> None:
+    """The critic's loss must not pull on the generator (seen to fail without no_grad)."""
+    gan = GAN(DIGITS, GANSettings(width=16, depth=1))
+    batch = Batch(torch.rand(8, 1, 8, 8), {"label": torch.arange(8) % 3})
+    gan.loss(batch, "critic", TrainState()).total.backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is None for p in gan.generator.parameters())
+    gan.zero_grad()
+    gan.loss(batch, "generator", TrainState()).total.backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None for p in gan.generator.parameters())
+
+
+def test_gradient_penalty_of_a_linear_critic_is_its_squared_norm() -> None:
+    """∇ of w·x is w everywhere (seen to fail with the mean over pixels instead of the sum)."""
+    from genzoo.models.gan import _squared_slope
+
+    w = torch.tensor([3.0, 4.0])
+    x = torch.randn(5, 2, requires_grad=True)
+    assert float(_squared_slope(x @ w, x).detach()) == pytest.approx(25.0)
+
+
+def test_the_critic_and_the_generator_pull_in_opposite_directions() -> None:
+    """At equal scores both losses are log 2; a better critic has the lower, the generator the higher."""
+    gan = GAN(POINTS, GANSettings(width=16, depth=1, gamma=0.0, gamma_end=0.0))
+    real = Batch(torch.full((64, 2), 3.0), {})
+    with torch.no_grad():
+        for parameter in gan.critic.parameters():
+            parameter.zero_()
+    for phase in ("critic", "generator"):
+        loss = gan.loss(real, phase, TrainState()).parts["adversarial"]
+        assert float(loss) == pytest.approx(math.log(2))
+
+    class Oracle(torch.nn.Module):
+        def forward(self, x: Tensor, cond: object) -> Tensor:
+            return 10 * (x[:, 0] > 2).float() + 0 * x.sum(1)
+
+    gan.critic = Oracle()  # type: ignore[assignment]
+    assert float(gan.loss(real, "critic", TrainState()).parts["adversarial"]) < 0.01
+    assert float(gan.loss(real, "generator", TrainState()).parts["adversarial"]) > 5
+
+
+# -- ranges, noise and controls ------------------------------------------------------------------
+
+
+def test_uniform_noise_has_log2_levels_bits_per_dim() -> None:
+    """log₂ 17 = 4.087 on digits, whatever the image."""
+    raw = torch.randint(0, 17, (4, 1, 8, 8)).byte()
+    bits = -Noise(DIGITS).log_prob(raw, {}, None) / 64 / math.log(2)
+    assert torch.allclose(bits, torch.full((4,), math.log2(17)))
+
+
+def test_dequantized_uniform_density_gives_the_same_bits() -> None:
+    """The density of dequantized uniform levels is 1 / (bin volume · 17^D): the Jacobian is right."""
+    log_density = -DIGITS.dim * math.log(17) - log_bin_volume(DIGITS)
+    width = 17 * 2 / 16  # levels -½ … 16½ in model space
+    assert log_density == pytest.approx(-DIGITS.dim * math.log(width))
+    x = dequantize(torch.full((9000, 1, 8, 8), 3).byte(), DIGITS, torch.Generator().manual_seed(0))
+    assert float(x.min()) == pytest.approx((2.5 * 2 / 16) - 1, abs=1e-3)
+    assert float(x.max()) == pytest.approx((3.5 * 2 / 16) - 1, abs=1e-3)
+
+
+def test_ranges_round_trip() -> None:
+    levels = torch.arange(17).view(1, 1, 1, 17).byte()
+    spec = DataSpec((1, 1, 17), 17)
+    assert torch.equal(from_model(to_model(levels, spec), spec), levels)
+    assert to_display(levels, spec).flatten().tolist() == [round(k / 16 * 255) for k in range(17)]
+    points = torch.randn(20, 2)
+    assert torch.allclose(from_model(to_model(points, POINTS), POINTS), points, atol=1e-6)
+
+
+def test_mixture_of_known_gaussians_has_their_density() -> None:
+    """Fitted to two far clusters, the density is that of the clusters (rank and residual right)."""
+    torch.manual_seed(0)
+    spec = DataSpec((3,), None, location=(0.0,) * 3, scale=(1.0,) * 3)
+    x = 0.3 * torch.randn(6000, 3) + torch.where(torch.rand(6000, 1) < 0.25, 4.0, -2.0)
+    for rank in (3, 1):
+        from genzoo.models.controls import MixtureSettings
+
+        model = Mixture(spec, MixtureSettings(components=2, rank=rank))
+        model.on_fit_start(Batch(x, {}), torch.Generator().manual_seed(0))
+        normal = torch.distributions.Normal
+        exact = torch.logsumexp(
+            torch.stack(
+                [
+                    normal(m, 0.3).log_prob(x[:500]).sum(1) + math.log(p)
+                    for m, p in ((4.0, 0.25), (-2.0, 0.75))
+                ]
+            ),
+            0,
+        )
+        with evaluating(model):
+            assert float((model.log_density(x[:500], {}) - exact).abs().mean()) < 0.06
+            drawn = model.sample(4000)
+        assert float((drawn[:, 0] > 1).float().mean()) == pytest.approx(0.25, abs=0.03)
+        assert float(drawn.std(0)[1]) == pytest.approx(float(x.std(0)[1]), rel=0.05)
