@@ -103,9 +103,7 @@ class GenerativeModel(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the model lives (the CPU if it has neither parameters nor buffers)."""
-        for tensor in self.parameters():
-            return tensor.device
-        for tensor in self.buffers():
+        for tensor in (*self.parameters(), *self.buffers()):
             return tensor.device
         return torch.device("cpu")
 

@@ -184,7 +184,7 @@ _UNITS: dict[str, tuple[BudgetUnit, float]] = {
     "kimg": ("images", 1e3),
     "mimg": ("images", 1e6),
     **dict.fromkeys(("flop", "flops"), ("flops", 1.0)),
-}  # type: ignore[assignment]  # dict.fromkeys widens the unit's Literal to str
+}
 
 
 @dataclass(frozen=True)

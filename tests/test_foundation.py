@@ -65,7 +65,7 @@ def test_sample_options_refuse_nonsense(kwargs: dict[str, float]) -> None:
 
 
 def test_noise_depends_on_seed_and_index_alone() -> None:
-    """Any slicing gives the same rows, also in later draws (seen to fail without the row offset)."""
+    """Any slicing gives the same rows, in later draws too (seen to fail without row offset)."""
     whole = NoiseSource(7, 0, 100)
     first, second = whole.normal(3, 2), whole.uniform(4)
     for start, stop in ((0, 1), (31, 33), (5, 70), (64, 100)):

@@ -276,7 +276,7 @@ def test_gradient_penalty_of_a_linear_critic_is_its_squared_norm() -> None:
 
 
 def test_the_critic_and_the_generator_pull_in_opposite_directions() -> None:
-    """At equal scores both losses are log 2; a better critic has the lower, the generator the higher."""
+    """At equal scores both losses are log 2; a better critic lowers its own, raises the other."""
     gan = GAN(POINTS, GANSettings(width=16, depth=1, gamma=0.0, gamma_end=0.0))
     real = Batch(torch.full((64, 2), 3.0), {})
     with torch.no_grad():
@@ -306,7 +306,7 @@ def test_uniform_noise_has_log2_levels_bits_per_dim() -> None:
 
 
 def test_dequantized_uniform_density_gives_the_same_bits() -> None:
-    """The density of dequantized uniform levels is 1 / (bin volume · 17^D): the Jacobian is right."""
+    """Dequantized uniform levels have density 1 / (bin volume · 17^D): the Jacobian is right."""
     log_density = -DIGITS.dim * math.log(17) - log_bin_volume(DIGITS)
     width = 17 * 2 / 16  # levels -½ … 16½ in model space
     assert log_density == pytest.approx(-DIGITS.dim * math.log(width))

@@ -1,0 +1,1 @@
+"""The families, one a file, and the controls."""

@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Fitted(GenerativeModel):
         for name in list(self._buffers):
             if name in state_dict:
                 self.register_buffer(name, torch.empty_like(state_dict[name]))
-        super()._load_from_state_dict(state_dict, *args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, *args)
 
 
 class Noise(Fitted):
@@ -109,7 +109,7 @@ class Mixture(Density, Fitted):
     in all dimensions (the mixture of Tipping & Bishop 1999 with a shared subspace).
     """
 
-    Settings = MixtureSettings
+    Settings: ClassVar[type] = MixtureSettings
     center: Tensor
     basis: Tensor
     residual: Tensor
@@ -154,7 +154,7 @@ class Mixture(Density, Fitted):
         x = self.center + (code + self.means[label, k]) @ self.basis.T
         rest = noise.normal(self.spec.dim) * self.residual
         x = x + rest - (rest @ self.basis) @ self.basis.T
-        return x.unflatten(1, self.spec.shape)
+        return x.view(-1, *self.spec.shape)
 
     def log_density(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """See the class; (B, *shape) -> (B,) nats."""

@@ -128,7 +128,8 @@ class Diffusion(GenerativeModel):
             c = c + self.shift_embedding(8 * shift)
         s = sigma.view(-1, *[1] * (x.ndim - 1))
         norm = (s**2 + sd**2).sqrt()
-        return sd**2 / norm**2 * x + s * sd / norm * self.network(x / norm, c)
+        out: Tensor = sd**2 / norm**2 * x + s * sd / norm * self.network(x / norm, c)
+        return out
 
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         """λ(σ) |D(x + σε; σ) - x|² averaged over items and dimensions (eq. 2, λ = 1/c_out²)."""

@@ -1,4 +1,4 @@
-"""A normalizing flow of causal transformers on patches: TarFlow (Zhai et al. 2024, arXiv 2412.06329).
+"""A normalizing flow of causal transformers on patches (TarFlow, Zhai et al. 2024, 2412.06329).
 
 Each block standardizes every token (patch) with a shift and a scale that a causal transformer
 reads off the tokens before it; the next block runs in the opposite order. Density is one

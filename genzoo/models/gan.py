@@ -66,7 +66,8 @@ class ResidualConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, H, W) -> (B, width, H, W)."""
-        return x + self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x, 0.2)), 0.2))
+        out: Tensor = x + self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x, 0.2)), 0.2))
+        return out
 
 
 class ResidualLinear(nn.Module):
@@ -82,7 +83,8 @@ class ResidualLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) -> (B, width)."""
-        return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, 0.2)), 0.2))
+        out: Tensor = x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, 0.2)), 0.2))
+        return out
 
 
 class Generator(nn.Module):

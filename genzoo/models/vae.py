@@ -72,12 +72,11 @@ class StochasticLayer(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.prior = nn.Linear(width, 2 * latent)
-        self.posterior = nn.Sequential(
-            nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 2 * latent)
-        )
+        propose = nn.Linear(width, 2 * latent)
+        self.posterior = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), propose)
         self.merge = nn.Linear(latent, width)
         self.block = Block(width, heads, cond_width, dropout=dropout)
-        for layer in (self.prior, self.posterior[-1]):
+        for layer in (self.prior, propose):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -209,7 +208,7 @@ class VAE(GenerativeModel):
     def _logistics(self, h: Tensor) -> Tensor:
         """Stream to mixture parameters (B, 3, K, C, H, W): logits, means, log scales."""
         out = unpatchify(self.out(self.norm(h)), self.patch, self.spec.shape)
-        return out.unflatten(1, (3, self.settings.mixtures, self.spec.shape[0]))
+        return out.view(len(h), 3, self.settings.mixtures, *self.spec.shape)
 
     def _gaussian(self, h: Tensor) -> Normals:
         mean, log_std = self.out(self.norm(h)).flatten(1).chunk(2, dim=1)
@@ -225,7 +224,7 @@ def kl_divergence(q: Normals, p: Normals) -> Tensor:
 
 
 def log_mass_of_logistics(x: Tensor, parameters: Tensor, levels: int) -> Tensor:
-    """Log P(level) under a mixture of logistics, integrated over the level's bin (PixelCNN++ eq. 2).
+    """Log P(level) of a mixture of logistics, integrated over the level's bin (PixelCNN++, eq. 2).
 
     The outermost bins extend to infinity, so the masses of all levels sum to 1.
 

@@ -29,7 +29,8 @@ class ConvBlock(nn.Module):
         scale, shift = self.modulation(c)[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = F.silu(self.norm2(h) * (1 + scale) + shift)
-        return x + self.conv2(self.dropout(h))
+        out: Tensor = x + self.conv2(self.dropout(h))
+        return out
 
 
 class ConvNet(nn.Module):

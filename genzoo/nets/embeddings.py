@@ -31,6 +31,8 @@ class ConditionEmbedding(nn.Module):
 class NoiseEmbedding(nn.Module):
     """Sinusoids of a scalar such as ln(sigma)/4, then a small MLP."""
 
+    scale: Tensor
+
     def __init__(self, width: int, frequencies: int = 32, highest: float = 64.0) -> None:
         """Frequencies are spaced geometrically from 1 to `highest`."""
         super().__init__()

@@ -61,7 +61,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each residual; shift, scale and gate come from a condition (adaLN-Zero)."""
+    """Attention and MLP, residual; shift, scale and gate come from a condition (adaLN-Zero)."""
 
     def __init__(
         self,
@@ -94,10 +94,12 @@ class Block(nn.Module):
         """(B, T, width), (B, cond_width) -> (B, T, width)."""
         if self.modulation is None or c is None:
             x = x + self.attention(self.norm1(x), cache)
-            return x + self.mlp(self.norm2(x))
+            plain: Tensor = x + self.mlp(self.norm2(x))
+            return plain
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)[:, None].chunk(6, dim=2)
         x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, cache)
-        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        out: Tensor = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        return out
 
 
 class DiT(nn.Module):
