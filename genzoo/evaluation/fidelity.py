@@ -33,13 +33,14 @@ def frechet_distance(samples: Tensor, real: Tensor) -> float:
     value: float = metric_fid.fid_statistics_to_metric(a, b, verbose=False)[
         metric_fid.KEY_METRIC_FID
     ]
-    return value
+    return max(0.0, value)  # rounding may fall below
 
 
 def measure_frechet(samples: Tensor, real: Tensor) -> Measured:
     """`frechet_distance` with a block-jackknife interval over both sets."""
     value = frechet_distance(samples, real)
-    return Measured(value, _jackknife(value, frechet_distance, samples, real))
+    low, high = _jackknife(value, frechet_distance, samples, real)
+    return Measured(value, Interval(max(0.0, low), high))
 
 
 def kernel_distance(samples: Tensor, real: Tensor) -> float:
@@ -71,7 +72,7 @@ def measure_kernel_distance(samples: Tensor, real: Tensor) -> Measured:
 
 
 def inception_score(logits: Tensor) -> float:
-    """exp of the mutual information of item and predicted class, from logits (N, K)."""
+    """Exp of the mutual information of item and predicted class, from logits (N, K)."""
     from torch_fidelity import metric_isc
 
     value: float = metric_isc.isc_features_to_metric(logits.double(), splits=1, shuffle=False)[

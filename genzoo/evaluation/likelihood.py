@@ -12,7 +12,7 @@ from torch import Tensor
 from genzoo.data.dataset import Dataset
 from genzoo.errors import InputError
 from genzoo.evaluation.neighbours import Measured
-from genzoo.evaluation.result import Score, bounds
+from genzoo.evaluation.result import Score
 from genzoo.evaluation.statistics import around
 from genzoo.model import GenerativeModel, HasLikelihood, evaluating
 from genzoo.noise import generator
@@ -26,7 +26,7 @@ ITEMS = {"exact": 1000, "bound": 1000, "estimate": 200}
 
 
 def log_likelihood(model: GenerativeModel, raw: Tensor, *, seed: int = 0) -> Tensor:
-    """log P(raw) in nats, (N,); of a conditional model log Σ_y p(y) p(raw | y).
+    """Log P(raw) in nats, (N,); of a conditional model log Σ_y p(y) p(raw | y).
 
     Every label sees the same dequantization noise.
 
@@ -104,7 +104,7 @@ def likelihood_score(
 
         assert run is not None
         try:
-            model = load_model(run, device=str(device), trust_model=trust_model)
+            model = load_model(run, device=str(device), model=trust_model)
         except InputError as error:
             return Score.refused(name, 0, f"the model was not loaded: {error}")
     if not isinstance(model, HasLikelihood):
@@ -121,9 +121,9 @@ def likelihood_score(
         measured.value,
         len(items),
         _convention(model, dataset.spec),
+        measured.interval,
         floor=None if dataset.log_density is None else _entropy(dataset, items),
         likelihood=model.likelihood,
-        **bounds(measured.interval),
     )
 
 

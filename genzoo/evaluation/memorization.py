@@ -50,9 +50,7 @@ def attribute(samples: Tensor, train: Tensor, test: Tensor) -> Attribution:
         share = _chance_of_nearer(samples, train, to_test.distance, len(test))
     else:
         share = 1 - _chance_of_nearer(samples, test, to_train.distance, len(train))
-    return Attribution(
-        share, to_train.distance, to_train.index, to_test.distance, to_test.index
-    )
+    return Attribution(share, to_train.distance, to_train.row, to_test.distance, to_test.row)
 
 
 def train_nn_share(found: Attribution) -> Measured:
@@ -117,7 +115,7 @@ def _chance_of_any(r: Tensor, n: int, m: int) -> Tensor:
     possible = rest >= m
     rest = np.where(possible, rest, m)
     log_none = gammaln(rest + 1) - gammaln(rest - m + 1) - gammaln(n + 1) + gammaln(n - m + 1)
-    return torch.from_numpy(np.where(possible, -np.expm1(log_none), 1.0))
+    return torch.from_numpy(np.where(possible, np.abs(np.expm1(log_none)), 1.0))
 
 
 def _rows(x: Tensor) -> np.ndarray:

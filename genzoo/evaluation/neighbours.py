@@ -31,11 +31,11 @@ class Neighbours(NamedTuple):
 
     Attributes:
         distance: (N,) squared distances.
-        index: (N,) rows of the reference.
+        row: (N,) rows of the reference.
     """
 
     distance: Tensor
-    index: Tensor
+    row: Tensor
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -159,8 +159,8 @@ def sliced_wasserstein(samples: Tensor, real: Tensor, directions: int = 64) -> f
 
 def _mutual_share(x: Tensor) -> float:
     """Share of items that are the nearest neighbour of their own nearest neighbour."""
-    index = nearest(x, x, own=True).index
-    return float((index[index] == torch.arange(len(x))).double().mean())
+    row = nearest(x, x, own=True).row
+    return float((row[row] == torch.arange(len(x))).double().mean())
 
 
 def _mask_self(d: Tensor, block: slice) -> None:

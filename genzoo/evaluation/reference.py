@@ -153,9 +153,7 @@ class Reference:
         predicted = classes.shares(found.logits[:n].argmax(1), found.logits.shape[1])
         return {
             "inception_score": fidelity.inception_score(found.logits[:n]),
-            "class_histogram_tv": classes.total_variation(
-                predicted, self.dataset.spec.frequencies
-            ),
+            "class_histogram_tv": classes.total_variation(predicted, self.dataset.spec.frequencies),
         }
 
     def _pixel_floors(self, n: int) -> dict[str, float]:
@@ -185,9 +183,7 @@ class Reference:
         labels = _present(self.dataset.train.labels)
         rows = choose(len(self.train), labelled, 50)
         test, test_labels = self.cas_test()
-        found = classes.classification_accuracy(
-            self.train[rows], labels[rows], test, test_labels
-        )
+        found = classes.classification_accuracy(self.train[rows], labels[rows], test, test_labels)
         return found.value
 
     def cas_test(self) -> tuple[Tensor, Tensor]:
@@ -197,7 +193,7 @@ class Reference:
 
 
 def choose(total: int, n: int, stream: int) -> Tensor:
-    """n of `total` rows in random order, the same ones every time for a stream.
+    """N of `total` rows in random order, the same ones every time for a stream.
 
     The first rows for a smaller n are the first for a larger one.
     """

@@ -43,8 +43,7 @@ class Score:
         value: ``None`` where refused.
         n: number of samples that entered.
         convention: estimator, k, strictness, space, interval and floor in words.
-        low: lower end of a 95 % interval over the sampling, where an honest one exists.
-        high: its upper end.
+        interval: of 95 % over the sampling, where an honest one exists.
         floor: what real held-out data score in the samples' place.
         features: the feature space, where one was used.
         likelihood: exact, bound or estimate.
@@ -55,12 +54,21 @@ class Score:
     value: float | None
     n: int
     convention: str = ""
-    low: float | None = None
-    high: float | None = None
+    interval: Interval | None = None
     floor: float | None = None
     features: FeatureInfo | None = None
     likelihood: LikelihoodKind | None = None
     reason: str | None = None
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of the interval."""
+        return None if self.interval is None else self.interval.low
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of the interval."""
+        return None if self.interval is None else self.interval.high
 
     @classmethod
     def refused(cls, name: str, n: int, reason: str) -> Score:
@@ -153,13 +161,6 @@ class Evaluation:
             "seconds": self.seconds,
             "genzoo": self.genzoo,
         }
-
-
-def bounds(interval: Interval | None) -> dict[str, float | None]:
-    """``low`` and ``high`` for `Score` from an interval that may not exist."""
-    if interval is None:
-        return {"low": None, "high": None}
-    return {"low": interval.low, "high": interval.high}
 
 
 def _finite(number: float | None) -> float | None:

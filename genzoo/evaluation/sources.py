@@ -115,7 +115,9 @@ def _checked(
         assert samples.points is not None
         items = torch.from_numpy(samples.points)
     if (samples.images is not None) != spec.is_image or tuple(items.shape[1:]) != spec.shape:
-        raise InputError(f"{name}: the data are {_describe(spec.shape)}, found {_describe(items[0].shape)}")
+        raise InputError(
+            f"{name}: the data are {_describe(spec.shape)}, found {_describe(items[0].shape)}"
+        )
     labels = None if samples.labels is None else torch.from_numpy(samples.labels)
     if labels is not None and spec.num_classes and int(labels.max()) >= spec.num_classes:
         raise InputError(

@@ -61,9 +61,7 @@ def mean_interval(
     return (mean, None, None) if half is None else (mean, mean - half, mean + half)
 
 
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], level: float = LEVEL
-) -> Difference:
+def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Difference:
     """Compare two models over shared seeds.
 
     Paired t below six seeds: a sign-flip permutation of three pairs can never fall below
