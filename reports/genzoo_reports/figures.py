@@ -21,8 +21,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from genzoo_reports.claims import equal_cost
 from genzoo_reports.collect import history
-from genzoo_reports.tables import Model, Table, digits, equal_cost, title
+from genzoo_reports.groups import Model
+from genzoo_reports.tables import Table
+from genzoo_reports.wording import compact, digits, title
 
 SERIES = 8
 """Colours and markers in the page's palette; more models reuse them, still labelled by name."""
@@ -31,7 +34,7 @@ GLYPHS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "⬟")
 _INK, _SOFT, _FAINT = "#010101", "#020202", "#030303"
 _PLACES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _FAINT: "var(--line)"}
 _PLACES |= {f"#0a0a{i:02x}": f"var(--s{i})" for i in range(SERIES)}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -106,7 +109,11 @@ def _inline(svg: str, identity: str, alt: str) -> str:
     svg = re.sub(r'\bid="', f'id="{identity}-', svg)
     svg = re.sub(r'href="#', f'href="#{identity}-', svg)
     svg = re.sub(r"url\(#", f"url(#{identity}-", svg)
-    svg = re.sub(r"font: ?([\d.]+)px[^;\"]*", r"font-size: \1px", svg)
+    # The page's font; matplotlib laid the figure out with a wider one, so nothing is cut.
+    svg = re.sub(
+        r"font: ((?:bold |\d+ )?)([\d.]+)px [^;\"]*", r"font-weight: \1; font-size: \2px", svg
+    )
+    svg = re.sub(r"font-family: [^;\"]*;?", "", svg).replace("font-weight: ;", "")
     for placeholder, variable in _PLACES.items():
         svg = svg.replace(placeholder, variable)
     head, _, body = svg.partition(">")
@@ -119,20 +126,13 @@ def _inline(svg: str, identity: str, alt: str) -> str:
 
 
 def quality_plots(table: Table) -> list[Drawing]:
-    """Quality against sampling speed and, where it differs, against training time."""
-    quality = next((n for n in ("fd", "two_sample_1nn") if _known(table, n)), None)
-    if quality is None:
-        return []
+    """Quality against sampling speed and, where that differs, against training time."""
     drawings = []
-    for cost, label in (
-        ("samples_per_second", "samples per second (log scale)"),
-        ("training_seconds", "seconds of training"),
-    ):
-        if not _known(table, cost):
-            continue
-        if cost == "training_seconds" and equal_cost(table.contenders):
-            continue
-        drawings.append(_quality_plot(table, quality, cost, label))
+    for quality in ("fd", "two_sample_1nn"):
+        for cost in ("samples_per_second", "training_seconds"):
+            same = cost == "training_seconds" and equal_cost(table.contenders)
+            if _known(table, quality) and _known(table, cost) and not same:
+                drawings.append(_quality_plot(table, quality, cost))
     return drawings
 
 
@@ -140,16 +140,16 @@ def _known(table: Table, name: str) -> list[Model]:
     return [model for model in table.contenders if model.value(name) is not None]
 
 
-def _quality_plot(table: Table, quality: str, cost: str, label: str) -> Drawing:
+def _quality_plot(table: Table, quality: str, cost: str) -> Drawing:
     off = quality == "two_sample_1nn"
+    fast = cost == "samples_per_second"
+    label = "samples per second (log scale)" if fast else "seconds of training"
 
     def height(value: float) -> float:
         return abs(value - 0.5) if off else value
 
     models = [
-        m
-        for m in table.models
-        if m.value(quality) is not None and (m.value(cost) or 0.0) > 0
+        m for m in table.models if m.value(quality) is not None and (m.value(cost) or 0.0) > 0
     ]
     contenders = [height(m.value(quality) or 0.0) for m in models if not m.control]
     # A control far off (noise) would squeeze the contenders into a line: it is named instead.
@@ -162,7 +162,7 @@ def _quality_plot(table: Table, quality: str, cost: str, label: str) -> Drawing:
     def paint(axes: Axes) -> None:
         axes.set_xlabel(label)
         axes.set_ylabel(f"{named}, lower is better")
-        if cost == "samples_per_second":
+        if fast:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(_plain))
@@ -171,35 +171,26 @@ def _quality_plot(table: Table, quality: str, cost: str, label: str) -> Drawing:
         for model in models:
             _point(axes, model, cost, quality, height)
         _frame(axes, models, cost, quality, height, floor)
-        if floor is not None:
-            axes.annotate(
-                "real vs real",
-                (1, height(floor)),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 4),
-                textcoords="offset points",
-                ha="right",
-                color=_SOFT,
-                fontsize=9.5,
-            )
-        _name_points(axes, models, cost, quality, height, floor)
+        _name_points(axes, models, cost, quality, height)
 
     listed = "; ".join(
         f"{m.label}: {named} {digits(height(m.value(quality) or 0.0))} at "
         f"{digits(m.value(cost) or 0.0)}"
         for m in models
     )
-    caption = "Good is low" + (" and to the right." if cost == "samples_per_second" else " and left.")
+    caption = "Good is low and to the right." if fast else "Good is low and to the left."
+    if floor is not None:
+        caption += f" Dashed: real data against real data, {digits(height(floor))}."
     if beyond:
         away = ", ".join(f"{m.label} ({digits(height(m.value(quality) or 0.0))})" for m in beyond)
         caption += f" Off the chart: {away}."
     alt = f"Scatter plot of {named} against {label}. {listed}."
-    heading = "Quality and sampling speed" if cost == "samples_per_second" else "Quality and training"
-    return Drawing(draw(f"quality-{cost}", alt, paint, (5.4, 3.7)), caption, heading)
+    heading = f"{named} and {'sampling speed' if fast else 'training time'}"
+    return Drawing(draw(f"{quality}-{cost}", alt, paint, (5.2, 3.5)), caption, heading)
 
 
 def _plain(value: float, _: Any) -> str:
-    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+    return compact(value) if value >= 1 else f"{value:g}"
 
 
 def _point(
@@ -233,8 +224,11 @@ def _frame(
     elif len(xs):
         pad = max(0.25 * (xs.max() - xs.min()), 0.1 * xs.max(), 1e-9)
         axes.set_xlim(max(0.0, xs.min() - pad), xs.max() + 1.6 * pad)
-    tops = [height(m.value(quality) or 0.0) + (m.metrics[quality].half_width or 0.0)
-            for m in models if not m.control]
+    tops = [
+        height(m.value(quality) or 0.0) + (m.metrics[quality].half_width or 0.0)
+        for m in models
+        if not m.control
+    ]
     tops += [height(m.value(quality) or 0.0) for m in models]
     top = max([*tops, height(floor) if floor is not None else 0.0, 1e-9])
     bottom = min([0.0, *(height(m.value(quality) or 0.0) for m in models)])
@@ -247,7 +241,6 @@ def _name_points(
     cost: str,
     quality: str,
     height: Callable[[float], float],
-    floor: float | None,
 ) -> None:
     """Names beside the points, moved apart vertically where they would overlap."""
     figure = axes.get_figure()
@@ -255,9 +248,6 @@ def _name_points(
     figure.draw_without_rendering()  # type: ignore[union-attr]
     line = 13.0
     placed: list[tuple[float, float, float]] = []  # (y, x, width) of labels
-    if floor is not None:
-        named = float(axes.transData.transform((1.0, height(floor)))[1]) + 8
-        placed.append((named, axes.bbox.x1 - 76, 76))
     spots = []
     for model in models:
         x, y = axes.transData.transform(
@@ -287,7 +277,7 @@ def _name_points(
 
 def loss_curves(table: Table) -> list[Drawing]:
     """One drawing per contender and phase, so that critic and generator stand apart."""
-    drawings = []
+    drawings: list[Drawing] = []
     for index, model in enumerate(table.contenders):
         curves = [(run.seed, history(run)) for run in model.runs]
         phases: dict[str, set[str]] = {}
@@ -301,14 +291,19 @@ def loss_curves(table: Table) -> list[Drawing]:
 
 
 _Curves = Sequence[tuple[int, Mapping[str, tuple[np.ndarray, np.ndarray]]]]
-_DASHES: tuple[tuple[int, ...], ...] = ((), (5, 2), (1, 1.5), (7, 2, 1, 2))  # type: ignore[assignment]
+_STROKES: tuple[tuple[str, Any], ...] = (
+    ("solid", "solid"),
+    ("dashed", (0, (5, 2))),
+    ("dotted", (0, (1, 1.6))),
+    ("dash-dotted", (0, (7, 2, 1, 2))),
+)
 
 
 def _curve(identity: str, model: Model, phase: str, curves: _Curves) -> Drawing:
     names = sorted({name for _, parts in curves for name in parts if name.split("/")[0] == phase})
     # The total first, then the parts; more than four lines cannot be told apart.
     names.sort(key=lambda name: (name.rpartition("/")[2] not in ("total", "loss"), name))
-    names = names[: len(_DASHES)]
+    names = names[: len(_STROKES)]
     lines = [
         (name, parts[name][0], parts[name][1])
         for name in names
@@ -318,15 +313,11 @@ def _curve(identity: str, model: Model, phase: str, curves: _Curves) -> Drawing:
 
     def paint(axes: Axes) -> None:
         for name, seconds, values in lines:
-            style: Any = (0, _DASHES[names.index(name)] or None)
-            axes.plot(
-                seconds,
-                values,
-                color=color(model.slot),
-                linewidth=1.3,
-                alpha=0.75,
-                linestyle="solid" if style[1] is None else style,
-            )
+            tint, which = color(model.slot), names.index(name)
+            if which == 0:
+                axes.plot(seconds, values, color=tint, linewidth=0.8, alpha=0.25)
+            smooth = _smooth(values)
+            axes.plot(seconds, smooth, color=tint, linewidth=1.5, linestyle=_STROKES[which][1])
         axes.set_xlabel("seconds of training")
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.set_ylim(*_robust_limits([values for _, _, values in lines]))
@@ -339,13 +330,22 @@ def _curve(identity: str, model: Model, phase: str, curves: _Curves) -> Drawing:
         first = [parts[name][1][0] for _, parts in curves if name in parts]
         part = name.rpartition("/")[2]
         ends.append(f"{part} {digits(_mean(first))} → {digits(_mean(last))}")
-    strokes = dict(zip(names, ("solid", "dashed", "dotted", "dash-dotted"), strict=False))
-    key = ", ".join(f"{strokes[n]} {n.rpartition('/')[2]}" for n in names) if len(names) > 1 else ""
+    parts = [f"{_STROKES[i][0]} {n.rpartition('/')[2]}" for i, n in enumerate(names)]
+    key = ", ".join(parts) if len(names) > 1 else ""
     caption = f"{'; '.join(ends)}. {seeds} {'seed' if seeds == 1 else 'seeds'}."
     caption += f" Lines: {key}." if key else ""
     alt = f"Loss of {model.label}, phase {phase}, over seconds of training: {'; '.join(ends)}."
     heading = model.label if phase in ("main", "") else f"{model.label}: {phase}"
     return Drawing(draw(identity, alt, paint), caption, heading, model.slot)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Running mean over about a twentieth of the curve, shorter at its ends."""
+    half = len(values) // 40
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
+    return np.asarray((sums[high] - sums[low]) / (high - low))
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -380,8 +380,15 @@ def scatter(identity: str, model: Model, points: np.ndarray, limits: np.ndarray)
         axes.set_aspect("equal")
         x, y = shown[inside].round(4).T
         axes.plot(
-            x, y, linestyle="", marker="o", markersize=2.2, markeredgewidth=0, alpha=0.6,
-            color=color(model.slot), rasterized=False,
+            x,
+            y,
+            linestyle="",
+            marker="o",
+            markersize=2.2,
+            markeredgewidth=0,
+            alpha=0.6,
+            color=color(model.slot),
+            rasterized=False,
         )
         axes.set_xlim(*limits[0])
         axes.set_ylim(*limits[1])

@@ -26,14 +26,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from genzoo_reports.collect import RunView
-from genzoo_reports.tables import (
-    RATIOS,
-    Model,
-    Table,
-    failures,
-    summary_rows,
-)
+from genzoo_reports.claims import RATIOS
+from genzoo_reports.collect import RunView, number, text
+from genzoo_reports.groups import Model
+from genzoo_reports.tables import Table, failures, summary_rows
 from genzoo_reports.verdict import Verdict
 
 SCHEMA = 1
@@ -177,8 +173,6 @@ def _result(model: Model, run: RunView) -> dict[str, Any]:
 
 def features(raw: Any) -> dict[str, Any]:
     """The feature space of a metric, checked."""
-    from genzoo_reports.collect import number, text
-
     return {
         "name": text(raw.get("name"), 80),
         "hash": text(raw.get("hash"), 80),

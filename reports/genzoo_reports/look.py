@@ -14,7 +14,8 @@ from PIL import Image
 from genzoo.samples import SampleSet
 from genzoo_reports.collect import RunView, inside, samples, text
 from genzoo_reports.figures import Drawing, frame, scatter
-from genzoo_reports.tables import Model, Table
+from genzoo_reports.groups import Model
+from genzoo_reports.tables import Table
 
 CELL = 40
 """Pixels that an image is enlarged to at least; small ones are shown in whole multiples."""
@@ -72,7 +73,9 @@ def gallery(table: Table) -> Gallery:
             if found is not None:
                 shown.append((model, run, found))
                 break
-    panels = sum(1 for _, run, _ in shown if run.run and inside(run.run.path / _NEAREST, run.run.path))
+    panels = sum(
+        1 for _, run, _ in shown if run.run and inside(run.run.path / _NEAREST, run.run.path)
+    )
     limit = ALL_BYTES // max(1, 2 * len(shown) + panels)
     pixels = [(m, s.images, s.labels) for m, _, s in shown if s.images is not None]
     clouds = [(m, s.points) for m, _, s in shown if s.points is not None]

@@ -7,10 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from genzoo.errors import InputError
 from genzoo.evaluation.catalogue import METRICS
+from genzoo.types import Budget
 from genzoo_reports.collect import RunView, mapping, number, text
 from genzoo_reports.forms import features
-from genzoo_reports.tables import NOT_EVALUATED, Model, Table, digits, title
+from genzoo_reports.groups import Model
+from genzoo_reports.tables import Table
+from genzoo_reports.wording import NOT_EVALUATED, digits, title
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def facts(table: Table) -> list[tuple[str, str]]:
         ("Data", _join(run.data for run in table.collection.runs)),
         ("Items", _join(shape(mapping(entry.get("spec"))) for entry in data)),
         ("Data fingerprint", _join(run.fingerprint[:16] for run in table.collection.runs)),
-        ("Budget a run", _join(text(run.config.get("budget"), 40) for run in contenders)),
+        ("Budget a run", _join(budget(run.config.get("budget")) for run in contenders)),
         ("Seeds", ", ".join(map(str, seeds))),
         ("Samples drawn a run", _join(_count(run.config.get("samples")) for run in runs)),
         ("Samples compared with as many held-out items", _join(_count(n) for n in counts)),
@@ -43,6 +47,21 @@ def facts(table: Table) -> list[tuple[str, str]]:
         ("Threads", _join(_count(run.config.get("threads")) for run in contenders)),
     ]
     return [(name, value) for name, value in pairs if value]
+
+
+def budget(raw: object) -> str:
+    """A budget in words.
+
+    >>> budget("12s"), budget("2000steps")
+    ('12 seconds of training', '2,000 steps')
+    """
+    try:
+        found = Budget.parse(text(raw, 40))
+    except InputError:
+        return text(raw, 40)
+    unit = {"seconds": "seconds of training", "flops": "FLOPs"}.get(found.unit, found.unit)
+    amount = f"{found.amount:,.0f}" if 1 <= found.amount < 1e9 else f"{found.amount:g}"
+    return f"{amount} {unit}"
 
 
 def shape(spec: Mapping[str, Any]) -> str:
@@ -77,7 +96,8 @@ def settings(model: Model) -> str:
     first = mapping(model.runs[0].config.get("settings"))
     shown = ", ".join(f"{text(k, 60)}={text(v, 80)}" for k, v in first.items())
     conditional = model.runs[0].config.get("conditional")
-    labels = {True: "labels shown to the model", False: "no labels shown"}.get(conditional, "")
+    known = isinstance(conditional, bool)
+    labels = ("labels shown to the model" if conditional else "no labels shown") if known else ""
     return "; ".join(part for part in (shown, labels) if part) or "none recorded"
 
 

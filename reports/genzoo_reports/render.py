@@ -17,23 +17,23 @@ from genzoo.errors import InputError
 from genzoo.evaluation.catalogue import METRICS
 from genzoo.runs import Run, write_bytes
 from genzoo_reports import figures, forms, method
+from genzoo_reports.cautions import cautions
+from genzoo_reports.claims import RATIOS, distance
 from genzoo_reports.collect import collect, text
 from genzoo_reports.figures import GLYPHS, SERIES
+from genzoo_reports.groups import Model, with_spread
 from genzoo_reports.look import Gallery, gallery
-from genzoo_reports.tables import (
+from genzoo_reports.tables import Table, build_table, failures
+from genzoo_reports.verdict import Verdict, verdicts
+from genzoo_reports.wording import (
+    ALL_FAILED,
     NOT_EVALUATED,
-    RATIOS,
-    Model,
-    Table,
     arrow,
-    build_table,
     digits,
-    distance,
-    failures,
+    join,
+    short_model,
     title,
-    with_spread,
 )
-from genzoo_reports.verdict import Verdict, cautions, join, verdicts
 
 PAGE = "report.html"
 GROUPS = {
@@ -143,7 +143,7 @@ def _source(environment: Environment, name: str) -> str:
 def _heading(table: Table) -> str:
     data = table.collection.runs[0].data or "unnamed data"
     models = table.contenders or table.controls
-    names = [model.label for model in models]
+    names = list(dict.fromkeys(short_model(model.runs[0].model) for model in models))
     what = join(names) if len(names) <= 5 else f"{len(names)} generative models"
     return text(f"{what} on {data}", 200)
 
@@ -152,19 +152,22 @@ def _lede(table: Table) -> str:
     """What a stranger must know to read the first screen."""
     known = dict(method.facts(table))
     count = len(table.contenders)
-    models = "one generative model" if count == 1 else f"{count} generative models"
+    models = "One generative model" if count == 1 else f"{count} generative models"
     items = known.get("Items", "")
     data = known.get("Data", "the same data") + (f" ({items})" if items else "")
+    parts = [f"{models} learned from {data}"]
     budget = known.get("Budget a run", "")
+    if budget:
+        parts.append(f"with a budget of {budget} a run")
     seeds = len({run.seed for model in table.contenders for run in model.whole})
-    effort = f", with a budget of {budget} a run" if budget else ""
-    again = f" from {seeds} random starts (seeds)" if seeds > 1 else " from one random start (seed)"
-    verb = "learned" if count != 1 else "has learned"
+    parts.append(
+        "and one seed (random start)" if seeds < 2 else f"and {seeds} seeds (random starts)"
+    )
     drawn = known.get("Samples drawn a run", "")
-    new = f" and then drew {drawn} new items" if drawn and ";" not in drawn else ""
+    new = f", then drew {drawn} new items" if drawn and ";" not in drawn else ""
     return (
-        f"{models[0].upper()}{models[1:]} {verb} from {data}{effort}{again}{new}. Which draws "
-        "what looks real, how varied is it, is it new, and what did it cost?"
+        f"{' '.join(parts)}{new}. Whose look real, how varied are they, are they new, and what "
+        "did they cost?"
     )
 
 
@@ -331,6 +334,8 @@ def _row(table: Table, model: Model) -> tuple[Model, list[Cell]]:
 
 
 def _short(reason: str | None) -> str:
+    if reason == ALL_FAILED:
+        return "failed"
     return NOT_EVALUATED if reason in (None, NOT_EVALUATED) else "n/a"
 
 
@@ -340,7 +345,7 @@ def _absent(table: Table) -> list[tuple[str, str]]:
     for model in table.models:
         for name in table.metrics:
             reason = model.metrics[name].reason
-            if reason and reason != NOT_EVALUATED:
+            if reason and reason not in (NOT_EVALUATED, ALL_FAILED):
                 reasons.setdefault((model.label, reason), []).append(title(name))
     return [(f"{label}: {join(names)}", why) for (label, why), names in reasons.items()]
 

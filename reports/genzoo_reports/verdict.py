@@ -10,22 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from genzoo.evaluation.catalogue import METRICS
-from genzoo_reports.tables import (
-    LEAK_SHARE,
-    NOT_EVALUATED,
-    RATIOS,
-    Claim,
-    Model,
-    Table,
-    arrow,
-    digits,
-    distance,
-    eligible,
-    equal_cost,
-    failures,
-    percent,
-    title,
-)
+from genzoo_reports.claims import RATIOS, Claim, distance, eligible, equal_cost
+from genzoo_reports.groups import LEAK_SHARE, Model
+from genzoo_reports.tables import Table
+from genzoo_reports.wording import NOT_EVALUATED, arrow, compact, digits, join, percent, title
 
 _NOUNS = {
     "fd": "Fréchet distance to real data",
@@ -101,69 +89,6 @@ def verdicts(table: Table) -> list[Verdict]:
         _training(table),
         _race(table, "Sampling speed", "Who draws samples fastest?", ["samples_per_second"]),
     ]
-
-
-def cautions(table: Table) -> list[str]:
-    """What a reader must know before believing the verdict."""
-    notes = []
-    failed = failures(table)
-    if failed:
-        total = sum(len(model.runs) for model in table.models) + len(table.collection.left_out)
-        listed = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failed)
-        runs = "run is" if len(failed) == 1 else "runs are"
-        notes.append(f"{len(failed)} of {total} {runs} not in the averages. {listed}.")
-    for model in table.contenders:
-        if model.copies:
-            notes.append(f"{model.label} copies its training data: {model.copies}.")
-    notes += _behind_controls(table)
-    counts = {len(m.whole) for m in table.contenders if m.whole}
-    if counts == {1}:
-        notes.append(
-            "One seed a model: the numbers would move with another seed, and nothing here can say "
-            "by how much. Use at least three seeds for a claim."
-        )
-    elif len(counts) > 1:
-        notes.append("The models were not trained with the same number of seeds.")
-    notes += [
-        f"{title(name)} is shown but not ranked: {why}." for name, why in table.incomparable.items()
-    ]
-    return notes
-
-
-def _behind_controls(table: Table) -> list[str]:
-    """Contenders that a baseline without any learning of pixels beats."""
-    notes = []
-    for name in ("fd", "two_sample_1nn"):
-        simple = [
-            (model.value(name), model.label)
-            for model in table.controls
-            if model.label in ("noise", "gaussian") and model.value(name) is not None
-        ]
-        if not simple or name in table.incomparable:
-            continue
-        better = METRICS[name].better
-        bar, control = min((distance(better, value or 0.0), label) for value, label in simple)
-        behind = [
-            model.label
-            for model in table.contenders
-            if model.value(name) is not None and distance(better, model.value(name) or 0.0) >= bar
-        ]
-        if behind:
-            does = "does" if len(behind) == 1 else "do"
-            notes.append(
-                f"{join(behind)} {does} not beat the control '{control}' in {title(name)}: "
-                "that little is had without a deep model."
-            )
-    return notes
-
-
-def join(words: Sequence[str]) -> str:
-    """Words as in a sentence.
-
-    >>> join(["gan", "vae", "flow"])
-    'gan, vae and flow'
-    """
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _race(table: Table, topic: str, question: str, metrics: Sequence[str]) -> Verdict:
@@ -245,9 +170,9 @@ def _alone(ranked: Sequence[Model], name: str) -> _Answer:
     return _Answer(f"{only.label} only", "plain", "", [sentence])
 
 
-def _against(table: Table, claim: Claim) -> str:
-    """``0.12 against 0.31 for flow``, or as a ratio."""
-    leader, rival = table.model(claim.leader), table.model(claim.rival)
+def _against(table: Table, claim: Claim, other: str = "") -> str:
+    """``0.12 against 0.31 for flow``; `other` than the next best where given."""
+    leader, rival = table.model(claim.leader), table.model(other or claim.rival)
     return f"{_shown(leader, claim.metric)} against {_shown(rival, claim.metric)} for {rival.label}"
 
 
@@ -278,7 +203,8 @@ def _supported(table: Table, claim: Claim) -> _Answer:
 
 
 def _tied(table: Table, claim: Claim) -> _Answer:
-    others = list(claim.tied) or [claim.rival]
+    others = list(claim.tied)
+    seeds = min(len(table.model(m).metrics[claim.metric].by_seed) for m in [claim.leader, *others])
     beaten = [
         model.label
         for model in eligible(claim.metric, table.contenders)
@@ -286,8 +212,8 @@ def _tied(table: Table, claim: Claim) -> _Answer:
     ]
     sentence = (
         f"No difference shown between {join([claim.leader, *others])}: {claim.leader} has the best "
-        f"{_NOUNS[claim.metric]} on average, {_against(table, claim)}, but {claim.seeds} seeds do "
-        f"not rule out chance ({_p_value(claim.adjusted or 1.0)} corrected)."
+        f"{_NOUNS[claim.metric]} on average, {_against(table, claim, others[0])}, but {seeds} "
+        f"seeds do not rule out chance ({_p_value(claim.adjusted or 1.0)} corrected)."
     )
     if beaten:
         sentence += f" {join(beaten)} {'is' if len(beaten) == 1 else 'are'} behind."
@@ -319,8 +245,9 @@ def _second_opinion(table: Table, name: str, first: _Answer) -> str:
         also = " too" if claim.leader == first.leader else ""
         p_value = _p_value(claim.adjusted or 0.0)
         return f"{label}, {prefix}{claim.leader} leads{also}: {_against(table, claim)} ({p_value})."
-    tied = join([claim.leader, *(claim.tied or (claim.rival,))])
-    return f"{label}, {prefix}no difference is shown between {tied}: {_against(table, claim)}."
+    tied = join([claim.leader, *claim.tied])
+    values = _against(table, claim, claim.tied[0])
+    return f"{label}, {prefix}no difference is shown between {tied}: {values}."
 
 
 def _memorization(table: Table) -> Verdict:
@@ -335,23 +262,24 @@ def _memorization(table: Table) -> Verdict:
     sentences = [f"{model.label} copies: {model.copies}." for model in copiers]
     for model in leaks:
         sentences.append(
-            f"Only {percent(model.value('train_nn_share') or 0.0)} of the samples of {model.label} lie nearer "
-            "to training than to held-out data, less than the fair 50 %: either it has seen the "
-            "held-out data, or its samples are far from both."
+            f"Only {percent(model.value('train_nn_share') or 0.0)} of the samples of {model.label} "
+            "lie nearer to training than to held-out data, less than the fair 50 %: either it has "
+            "seen the held-out data, or its samples are far from both."
         )
     fine = [model for model in known if model not in copiers and model not in leaks]
     if fine:
         shares = sorted(model.value("train_nn_share") or 0.0 for model in fine)
         ends = list(dict.fromkeys([percent(shares[0]), percent(shares[-1])]))
         spread = " to ".join(ends)
-        names = join([m.label for m in fine]) if copiers or leaks else "every model"
+        names = join([m.label for m in fine]) if copiers or leaks else "any model"
         sentences.append(
             f"No copying shown for {names}: {spread} of the samples lie nearer to a training item "
             f"than to a held-out one, and 50 % is fair{_control_share(table)}."
         )
     if counted:
-        listed = ", ".join(f"{m.label} {digits(m.value('duplicates') or 0.0, 'duplicates')}"
-                           for m in counted)
+        listed = ", ".join(
+            f"{m.label} {digits(m.value('duplicates') or 0.0, 'duplicates')}" for m in counted
+        )
         none = all(model.value("duplicates") == 0 for model in counted)
         sentences.append("No sample equals a real item." if none else f"Exact copies: {listed}.")
     headline, tone = "No copying shown", "lead"
@@ -461,20 +389,6 @@ def _bought(table: Table) -> list[str]:
         )
     sized = _values(table, "parameters")
     if sized:
-        listed = ", ".join(
-            f"{m.label} {compact(m.value('parameters') or 0.0)}" for m in sized
-        )
+        listed = ", ".join(f"{m.label} {compact(m.value('parameters') or 0.0)}" for m in sized)
         sentences.append(f"Parameters: {listed}.")
     return sentences
-
-
-def compact(value: float) -> str:
-    """A large count in three digits.
-
-    >>> compact(1234567), compact(84210), compact(12)
-    ('1.23 M', '84.2 k', '12')
-    """
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"

@@ -1,0 +1,62 @@
+"""What a reader must know before believing a verdict."""
+
+from __future__ import annotations
+
+from genzoo.evaluation.catalogue import METRICS
+from genzoo_reports.claims import distance
+from genzoo_reports.tables import Table, failures
+from genzoo_reports.wording import join, title
+
+
+def cautions(table: Table) -> list[str]:
+    """What a reader must know before believing the verdict."""
+    notes = []
+    failed = failures(table)
+    if failed:
+        total = sum(len(model.runs) for model in table.models) + len(table.collection.left_out)
+        listed = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failed)
+        runs = "runs is" if len(failed) == 1 else "runs are"
+        notes.append(f"{len(failed)} of {total} {runs} not in the averages. {listed}.")
+    for model in table.contenders:
+        if model.copies:
+            notes.append(f"{model.label} copies its training data: {model.copies}.")
+    notes += _behind_controls(table)
+    counts = {len(m.whole) for m in table.contenders if m.whole}
+    if counts == {1}:
+        notes.append(
+            "One seed a model: the numbers would move with another seed, and nothing here can say "
+            "by how much. Use at least three seeds for a claim."
+        )
+    elif len(counts) > 1:
+        notes.append("The models were not trained with the same number of seeds.")
+    notes += [
+        f"{title(name)} is shown but not ranked: {why}." for name, why in table.incomparable.items()
+    ]
+    return notes
+
+
+def _behind_controls(table: Table) -> list[str]:
+    """Contenders that a baseline without any learning of pixels beats."""
+    notes = []
+    for name in ("fd", "two_sample_1nn"):
+        simple = [
+            (model.value(name), model.label)
+            for model in table.controls
+            if model.label in ("noise", "gaussian") and model.value(name) is not None
+        ]
+        if not simple or name in table.incomparable:
+            continue
+        better = METRICS[name].better
+        bar, control = min((distance(better, value or 0.0), label) for value, label in simple)
+        behind = [
+            model.label
+            for model in table.contenders
+            if model.value(name) is not None and distance(better, model.value(name) or 0.0) >= bar
+        ]
+        if behind:
+            does = "does" if len(behind) == 1 else "do"
+            notes.append(
+                f"{join(behind)} {does} not beat the control '{control}' in {title(name)}: "
+                "that little is had without a deep model."
+            )
+    return notes
