@@ -203,8 +203,7 @@ class _Job:
             fit(trainer, run, self.progress, self.interruption)
 
     def _sample(self, run: Run) -> None:
-        own = self.source.cls if self.source.sha256 or ":" in self.source.name else None
-        model = load_model(run, device=self.device, model=own)
+        model = self._trained(run)
         n, seed = run.config["samples"], derive_seed(run.config["seed"], DRAW)
         options = SampleOptions()
         drawn = draw(
@@ -227,12 +226,20 @@ class _Job:
         write_json(run.path / SAMPLES_INFO, info)
         run.update_status(state="sampled")
 
+    def _trained(self, run: Run) -> GenerativeModel:
+        own = self.source.cls if ":" in self.source.name else None
+        return load_model(run, device=self.device, model=own)
+
     def _evaluate(self, run: Run) -> None:
         from genzoo.evaluation import evaluate
 
         begun = time.perf_counter()
         result = evaluate(
-            run.path, data=self.dataset, device=str(self.device), progress=self.progress
+            run,
+            data=self.dataset,
+            device=str(self.device),
+            progress=self.progress,
+            model=self._trained(run),
         )
         write_json(run.path / SCORES, result.to_dict())
         run.update_status(evaluation_seconds=time.perf_counter() - begun)

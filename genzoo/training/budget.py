@@ -111,7 +111,7 @@ def count_flops(work: Callable[[], object]) -> float:
     return float(counter.total)
 
 
-class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _FlopCounter(TorchDispatchMode):
     """Counts by torch's own formulas, and mends their 0 for fused attention on the CPU.
 
     torch's `FlopCounterMode` also attributes the counts to modules, with hooks that refuse

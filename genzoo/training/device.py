@@ -63,7 +63,7 @@ def isolated_rng(device: torch.device) -> Iterator[None]:
     """Leave torch's global generators of the CPU and of `device` as they were found."""
     cpu = torch.get_rng_state()
     if device.type == "cuda":
-        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.init()
         there = torch.cuda.get_rng_state(device)
     elif device.type == "mps":
         there = torch.mps.get_rng_state()

@@ -224,7 +224,7 @@ class Trainer:
 
     def _descend(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         loss: Loss = self.model(batch, phase, state)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        loss.total.backward()
         return loss
 
     def log_entry(self) -> dict[str, Any]:

@@ -1,0 +1,179 @@
+"""Several models, several seeds, one budget, one report.
+
+A comparison is a folder: `compare.json` is the plan, `runs/<model>-s<seed>` are its runs, and
+the report lies beside them. Carrying out the same plan again does only what is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from genzoo.data import Dataset, open_dataset
+from genzoo.errors import InputError, Interrupted
+from genzoo.experiment.plan import (
+    Model,
+    distinct,
+    find_sources,
+    open_plan,
+    settings_by_model,
+    threads_of_each,
+)
+from genzoo.experiment.result import Comparison, ComparisonFailed
+from genzoo.experiment.runners import Task, in_processes, one_by_one
+from genzoo.pipeline import slug
+from genzoo.progress import Progress, Silent
+from genzoo.registry import CONTROLS, DEFAULT_MODELS
+from genzoo.runs import SCHEMA, is_run, lock
+from genzoo.training import resolve_device
+from genzoo.training.interruption import Interruption
+from genzoo.training.loading import ModelSource
+from genzoo.types import Budget
+
+__all__ = ["Comparison", "ComparisonFailed", "compare"]
+
+
+def compare(
+    models: Sequence[Model] | str = DEFAULT_MODELS,
+    data: str | Dataset = "digits",
+    *,
+    budget: str | Budget = "12s",
+    seeds: int = 3,
+    jobs: int = 1,
+    controls: Sequence[str] | str = CONTROLS,
+    out: str | Path | None = None,
+    conditional: bool | None = None,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    samples: int = 1000,
+    data_root: str | Path | None = None,
+    size: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Train every model with every seed under the same budget, and write one report.
+
+    Calling it again with the same plan does only what is missing: finished runs are kept,
+    an interrupted or failed one goes on.
+
+    Args:
+        models: names, ``FILE.py:Class`` or classes.
+        data: a dataset's name, or an opened dataset.
+        budget: of each run.
+        seeds: runs of each model, with seeds 0, 1, ….
+        jobs: runs at a time, each in its own process.
+        controls: baselines with known faults, one run each; ``()`` or ``none`` for none.
+        out: folder; ``runs/compare-<data>-<budget>`` where absent.
+        conditional: whether models are shown labels; where absent, if the data have some.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        settings: ``{"vae.width": 128}``, by model and name.
+        samples: how many are drawn and evaluated.
+        data_root: where downloaded data lie.
+        size: side of the images of a folder.
+        threads: CPU threads of each run.
+        progress: told how far it is.
+
+    Raises:
+        InputError: the call is wrong, or `out` holds another comparison.
+        ComparisonFailed: some runs failed; raised after the report is written, with the
+            `comparison`.
+        Interrupted: by Ctrl-C or SIGTERM; the same call goes on.
+    """
+    progress = progress or Silent()
+    for name, value, least in (("seeds", seeds, 1), ("jobs", jobs, 1), ("samples", samples, 1)):
+        if value < least:
+            raise InputError(f"--{name} {value}: must be at least {least}")
+    parsed, place = Budget.parse(budget), resolve_device(device)
+    each = threads_of_each(jobs, threads, parsed)
+    if jobs > 1 and not isinstance(data, str):
+        raise InputError("jobs > 1 needs the name of a dataset, which each process opens")
+    contenders, baselines = distinct(models), distinct(controls)
+    sources = find_sources([*contenders, *baselines], jobs)
+    own = settings_by_model(settings or {}, sources)
+    dataset = open_dataset(data, data_root, size=size) if isinstance(data, str) else data
+    path = Path(out) if out is not None else _default_path(dataset, parsed)
+    plan = {
+        "schema": SCHEMA,
+        "kind": "comparison",
+        "models": [sources[m].name for m in contenders],
+        "controls": [sources[m].name for m in baselines],
+        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "budget": str(parsed),
+        "seeds": seeds,
+        "settings": {sources[m].name: sources[m].settings(own[m]) for m in sources},
+        "conditional": conditional,
+        "samples": samples,
+        "jobs": jobs,
+        "command": [str(part) for part in sys.argv],
+    }
+    common = {
+        "budget": parsed,
+        "conditional": conditional,
+        "device": str(place),
+        "samples": samples,
+        "data_root": data_root,
+        "size": size,
+        "threads": each,
+    }
+    wanted = [(m, s) for m in contenders for s in range(seeds)] + [(m, 0) for m in baselines]
+    tasks = [_task(path, sources[m], m, seed, own[m], common) for m, seed in wanted]
+    comparison = _carry_out(path, plan, tasks, dataset, jobs, progress)
+    if comparison.failed:
+        raise ComparisonFailed(comparison)
+    return comparison
+
+
+def _task(
+    path: Path,
+    source: ModelSource,
+    model: Model,
+    seed: int,
+    settings: Mapping[str, Any],
+    common: Mapping[str, Any],
+) -> Task:
+    named = source.name if isinstance(model, str) else model
+    folder = path / "runs" / f"{source.short}-s{seed}"
+    return Task(named, folder, {**common, "seed": seed, "settings": settings})
+
+
+def _carry_out(
+    path: Path,
+    plan: Mapping[str, Any],
+    tasks: Sequence[Task],
+    dataset: Dataset,
+    jobs: int,
+    progress: Progress,
+) -> Comparison:
+    with Interruption(), _resumable(path), lock(path):
+        open_plan(path, plan)
+        if jobs == 1:
+            failed = one_by_one(tasks, dataset, progress)
+        else:
+            failed = in_processes(tasks, dataset, jobs, progress)
+        report = _report(path, tasks, dataset)
+    return Comparison(path, tuple(task.path for task in tasks), failed, report)
+
+
+@contextmanager
+def _resumable(path: Path) -> Iterator[None]:
+    """Say how an interrupted comparison goes on."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        raise Interrupted(
+            f"comparison stopped; '{path}' is saved: the same command goes on with it"
+        ) from None
+
+
+def _default_path(dataset: Dataset, budget: Budget) -> Path:
+    return Path("runs") / f"compare-{slug(dataset.name)}-{budget}"
+
+
+def _report(path: Path, tasks: Sequence[Task], dataset: Dataset) -> Path:
+    from genzoo_reports.render import write_report
+
+    folders = [task.path for task in tasks if is_run(task.path)]
+    return write_report([*folders, path], path)
