@@ -92,3 +92,18 @@ def test_checkerboard_is_empty_between_its_squares():
     inside, outside = torch.tensor([[-3.0, -3.0], [1.0, 1.0]]), torch.tensor([[-1.0, -3], [5, 5]])
     assert torch.allclose(log_density(inside), torch.tensor(-math.log(32)).double())
     assert (log_density(outside) == -math.inf).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "on", "off"),
+    [
+        ("ring", [(1, 0), (0.5**0.5, -(0.5**0.5))], [(0, 0), (0.92, 0.38)]),
+        ("grid", [(-4, 4), (2, 0)], [(1, 1), (6, 0)]),
+        ("moons", [(0, 1), (-1, 0), (1, -0.5), (2, 0.5)], [(1, 1.5), (0, -0.5), (0.5, -1)]),
+        ("swiss-roll", [(0, -0.3 * math.pi), (0.4 * math.pi, 0)], [(0, 0), (-1.2, 0)]),
+    ],
+)
+def test_where_the_mass_lies(name, on, off):
+    log_density = LAWS[name].log_density
+    inside, outside = (log_density(torch.tensor(points).double()) for points in (on, off))
+    assert inside.min() > outside.max() + 3
