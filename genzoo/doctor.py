@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from genzoo.errors import MachineError
+
 State = Literal["ok", "note", "missing"]
 
 _PACKAGES = {
@@ -60,6 +62,12 @@ class Diagnosis:
     def works(self) -> bool:
         """Whether genzoo can do its work here."""
         return all(finding.state != "missing" for finding in self.findings)
+
+    @property
+    def failure(self) -> MachineError | None:
+        """What to raise where genzoo cannot work."""
+        missing = [finding.name for finding in self.findings if finding.state == "missing"]
+        return MachineError(f"missing: {', '.join(missing)}") if missing else None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""

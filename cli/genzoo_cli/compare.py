@@ -62,8 +62,10 @@ from genzoo_cli.show import comparison_answer
     metavar="DIR",
     help="Comparison folder.  [default: runs/compare-DATA-BUDGET]",
 )
+@options.conditional
 @options.device
 @options.settings("vae.width=128", "A setting of one of the models, MODEL.KEY=VALUE")
+@options.samples
 @options.data_root
 @options.size
 @options.threads
@@ -77,6 +79,10 @@ def command(
     is shown as failed, with its reason, and the others go on (exit code 3).
     """
     import genzoo
+    from genzoo.experiment import ComparisonFailed
 
-    comparison = genzoo.compare(settings=dict(settings), out=out, progress=session.progress, **how)
-    return comparison_answer(comparison)
+    try:
+        found = genzoo.compare(settings=dict(settings), out=out, progress=session.progress, **how)
+    except ComparisonFailed as failure:
+        return comparison_answer(failure.comparison, failure)
+    return comparison_answer(found)

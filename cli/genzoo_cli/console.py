@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from genzoo.errors import GenzooError
+
 FIRST_LINE_SECONDS = 5.0
 
 
@@ -24,12 +26,17 @@ class Answer:
     Attributes:
         payload: for ``--json``.
         text: the same for people.
-        exit_code: 0, or 3 where some runs of several failed.
+        failure: what went wrong nevertheless; it is said on stderr and decides the exit code.
     """
 
     payload: Mapping[str, Any]
     text: str
-    exit_code: int = 0
+    failure: GenzooError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 where nothing went wrong."""
+        return self.failure.exit_code if self.failure else 0
 
 
 @dataclass
@@ -84,6 +91,8 @@ class Command(click.Command):
             click.echo(to_json(answer.payload))
         else:
             click.echo(answer.text)
+        if answer.failure:
+            write_line(str(answer.failure))
         return answer
 
 
@@ -114,10 +123,15 @@ def to_json(payload: Mapping[str, Any]) -> str:
     return json.dumps(payload, indent=2, allow_nan=False, ensure_ascii=False)
 
 
+def write_line(message: str) -> None:
+    """What went wrong, on stderr."""
+    click.echo(f"genzoo: error: {message}", err=True)
+
+
 def write_error(session: Session, error: BaseException, code: int, message: str) -> None:
     """One line on stderr, and for ``--json`` the same as an object on stdout."""
     with contextlib.suppress(OSError):
-        click.echo(f"genzoo: error: {message}", err=True)
+        write_line(message)
         if session.json:
             kind = type(error).__name__
             body = {"error": {"type": kind, "message": message, "exit_code": code}}

@@ -26,4 +26,4 @@ def command() -> Answer:
     text = table(("", "what", "found"), rows, right=False)
     if remedies:
         text += "\n\n" + "\n".join(remedies)
-    return Answer(diagnosis.to_dict(), text, 0 if diagnosis.works else 4)
+    return Answer(diagnosis.to_dict(), text, diagnosis.failure)

@@ -75,6 +75,19 @@ device = click.option(
     metavar="NAME",
     help="auto, cpu, cuda[:N] or mps.",
 )
+conditional = click.option(
+    "--conditional/--no-conditional",
+    default=None,
+    help="Whether to learn the labels.  [default: where the data have labels]",
+)
+samples = click.option(
+    "--samples",
+    type=COUNT,
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="How many to draw, and score, at the end.",
+)
 threads = click.option(
     "--threads", type=COUNT, metavar="N", help="CPU threads of the training.  [default: all cores]"
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from genzoo_cli.console import Answer, duration, table
 
 if TYPE_CHECKING:
-    from genzoo import Comparison, Dataset, Evaluation, Run, SampleSet
+    from genzoo import Comparison, Dataset, Evaluation, GenzooError, Run, SampleSet
 
 
 def run_answer(run: Run) -> Answer:
@@ -106,6 +106,9 @@ def dataset_answer(dataset: Dataset) -> Answer:
     return Answer(payload, table(("data", dataset.name), rows, right=False))
 
 
-def comparison_answer(comparison: Comparison) -> Answer:
-    """The table of a comparison, the runs that failed, and the report's path."""
-    return Answer({}, str(comparison))
+def comparison_answer(comparison: Comparison, failure: GenzooError | None = None) -> Answer:
+    """The table of a comparison, the runs that failed, and the path of the page."""
+    head, rows = comparison.table()
+    failed = [f"{name} failed: {reason}" for name, reason in comparison.failed.items()]
+    parts = [table(head, rows), *(["\n".join(failed)] if failed else []), str(comparison.report)]
+    return Answer(comparison.to_dict(), "\n\n".join(parts), failure)

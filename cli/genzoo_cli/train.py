@@ -38,11 +38,7 @@ from genzoo_cli.show import run_answer
     metavar="DIR",
     help="Run folder.  [default: runs/MODEL-DATA-sSEED]",
 )
-@click.option(
-    "--conditional/--no-conditional",
-    default=None,
-    help="Whether to learn the labels.  [default: where the data have labels]",
-)
+@options.conditional
 @options.device
 @options.settings("width=128", "A setting of the model ('genzoo models NAME' lists them)")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in --out.")
@@ -52,14 +48,7 @@ from genzoo_cli.show import run_answer
     show_default=True,
     help="Score the samples at the end.",
 )
-@click.option(
-    "--samples",
-    type=options.COUNT,
-    default=1000,
-    show_default=True,
-    metavar="N",
-    help="How many to draw at the end.",
-)
+@options.samples
 @options.data_root
 @options.size
 @options.threads

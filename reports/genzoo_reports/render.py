@@ -49,7 +49,7 @@ GROUPS = {
 
 def write_report(
     runs: Sequence[Path | str | Run] | Path | str | Run,
-    out: Path | str,
+    out: Path | str = "report.html",
     *,
     title: str | None = None,
     controls: bool = True,
