@@ -15,6 +15,7 @@ from genzoo.models.diffusion import Diffusion, DiffusionSettings
 from genzoo.models.flow import Flow, FlowSettings
 from genzoo.models.gan import GAN, GANSettings
 from genzoo.models.vae import VAE, VAESettings, kl_divergence, log_mass_of_logistics
+from genzoo.nets.augmentation import random_shift
 from genzoo.samplers import heun, karras_sigmas
 from genzoo.types import Batch, DataSpec, TrainState
 
@@ -133,16 +134,14 @@ def test_guidance_extrapolates_from_the_free_to_the_conditional_denoiser() -> No
 
 
 def test_shifts_are_whole_pixels_and_never_mirror() -> None:
-    model = Diffusion(DIGITS, DiffusionSettings(width=32, depth=1, heads=2, augment=1.0))
     torch.manual_seed(0)
     x = torch.arange(64.0).view(1, 1, 8, 8).repeat(50, 1, 1, 1)
-    moved, shift = model._augmented(x)
-    assert shift is not None
+    moved, shift = random_shift(x, 1.0)
     assert {tuple(s) for s in (8 * shift).tolist()} == {
         (float(i), float(j)) for i in (-1, 0, 1) for j in (-1, 0, 1)
     }
     for image, (down, right) in zip(moved, (8 * shift).long().tolist(), strict=True):
-        inner = x[0, 0, 1 + down : 7 + down, 1 + right : 7 + right]
+        inner = x[0, 0, 1 - down : 7 - down, 1 - right : 7 - right]
         assert torch.equal(image[0, 1:7, 1:7], inner)
 
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genzoo.model import GenerativeModel
+from genzoo.nets.augmentation import ShiftEmbedding
 from genzoo.nets.backbone import Backbone, build_backbone
 from genzoo.nets.embeddings import ConditionEmbedding, NoiseEmbedding
 from genzoo.noise import NoiseSource
@@ -36,9 +37,7 @@ class DiffusionSettings:
         sigma_min: smallest noise level of the sampler.
         sigma_max: largest noise level of the sampler.
         steps: Heun steps; 2·steps - 1 network evaluations a sample.
-        augment: how often a training image is shifted by up to an eighth of its side; the network
-            is told the shift, so samples are not shifted (EDM appendix F.2). Images are never
-            mirrored: most data sets of digits and letters would not survive it.
+        augment: share of the training images that are shifted (the network is told how far).
         label_dropout: how often the label is hidden in training, so that guidance works.
         batch_size: images a step.
         lr: peak learning rate.
@@ -79,8 +78,7 @@ class Diffusion(GenerativeModel):
         self.register_buffer("sigma_data", torch.tensor(0.5))
         self.noise_embedding = NoiseEmbedding(s.width)
         self.cond_embedding = ConditionEmbedding(spec, s.width)
-        if spec.is_image and s.augment:
-            self.shift_embedding = nn.Linear(2, s.width, bias=False)
+        self.shift = ShiftEmbedding(spec, s.augment, s.width)
         self.network = build_backbone(
             spec,
             s.backbone,
@@ -112,7 +110,7 @@ class Diffusion(GenerativeModel):
         x: Tensor,
         sigma: Tensor,
         cond: Mapping[str, Tensor],
-        shift: Tensor | None = None,
+        extra: Tensor | float = 0.0,
     ) -> Tensor:
         """D(x; σ) = c_skip x + c_out F(c_in x; c_noise) (eq. 7, table 1).
 
@@ -120,12 +118,11 @@ class Diffusion(GenerativeModel):
             x: noisy data, (B, *shape).
             sigma: noise standard deviations, (B,).
             cond: labels, (B,) each.
-            shift: by how much of its side each image was shifted, (B, 2); none where absent.
+            extra: added to the condition vector (the embedded shift), (B, width).
         """
         sd = self.sigma_data
-        c = self.noise_embedding(sigma.log() / 4) + self.cond_embedding(cond, len(x), x.device)
-        if shift is not None:
-            c = c + self.shift_embedding(8 * shift)
+        label = self.cond_embedding(cond, len(x), x.device)
+        c = self.noise_embedding(sigma.log() / 4) + label + extra
         s = sigma.view(-1, *[1] * (x.ndim - 1))
         norm = (s**2 + sd**2).sqrt()
         out: Tensor = sd**2 / norm**2 * x + s * sd / norm * self.network(x / norm, c)
@@ -135,10 +132,10 @@ class Diffusion(GenerativeModel):
         """λ(σ) |D(x + σε; σ) - x|² averaged over items and dimensions (eq. 2, λ = 1/c_out²)."""
         s, x = self.settings, batch.x
         sigma = (s.log_sigma_mean + s.log_sigma_std * torch.randn(len(x), device=x.device)).exp()
-        x, shift = self._augmented(x)
+        x, extra = self.shift(x)
         noisy = x + sigma.view(-1, *[1] * (x.ndim - 1)) * torch.randn_like(x)
         cond = self._hide_labels(batch.cond, len(x))
-        error = (self.denoise(noisy, sigma, cond, shift) - x) ** 2
+        error = (self.denoise(noisy, sigma, cond, extra) - x) ** 2
         weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
         total = (weight * error.flatten(1).mean(1)).mean()
         return Loss(total, {"denoising": total.detach()})
@@ -167,17 +164,3 @@ class Diffusion(GenerativeModel):
             drop = torch.rand(n, device=labels.device) < self.settings.label_dropout
             hidden[name] = torch.where(drop, null[name], labels)
         return hidden
-
-    def _augmented(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Some images moved by whole pixels, their edges repeated, and by how much of a side."""
-        if not self.spec.is_image or self.settings.augment == 0:
-            return x, None
-        height, width = x.shape[2:]
-        reach = max(1, height // 8)
-        moved = torch.rand(len(x), 1, device=x.device) < self.settings.augment
-        shift = torch.randint(-reach, reach + 1, (len(x), 2), device=x.device) * moved
-        rows = (torch.arange(height, device=x.device) + shift[:, :1]).clamp(0, height - 1)
-        columns = (torch.arange(width, device=x.device) + shift[:, 1:]).clamp(0, width - 1)
-        index = torch.arange(len(x), device=x.device)[:, None, None]
-        x = x.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
-        return x.permute(0, 3, 1, 2).contiguous(), shift / height

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from genzoo.model import Density, GenerativeModel
+from genzoo.nets.augmentation import ShiftEmbedding
 from genzoo.nets.backbone import default_patch
 from genzoo.nets.embeddings import ConditionEmbedding
 from genzoo.nets.transformer import Block, patchify, unpatchify
@@ -33,6 +34,7 @@ class FlowSettings:
         blocks: autoregressive blocks, in alternating order.
         heads: attention heads.
         dropout: in the MLPs.
+        augment: share of the training images that are shifted (the network is told how far).
         batch_size: items a step.
         lr: peak learning rate.
         weight_decay: of AdamW.
@@ -45,6 +47,7 @@ class FlowSettings:
     blocks: int = 4
     heads: int = 4
     dropout: float = 0.1
+    augment: float = 0.5
     batch_size: int = 128
     lr: float = 2e-3
     weight_decay: float = 0.01
@@ -91,7 +94,7 @@ class AutoregressiveBlock(nn.Module):
         return self._order(z @ self.mix.T), mixed - log_scale.flatten(1).sum(1)
 
     def inverse(self, z: Tensor, start: Tensor) -> Tensor:
-        """Z (B, T, P) -> x (B, T, P), one token after the other with a key-value cache."""
+        """Map z (B, T, P) back to x (B, T, P), one token after the other with a key-value cache."""
         z = torch.linalg.solve(self.mix.T, self._order(z), left=False)  # X mixᵀ = z
         caches: list[list[Tensor]] = [[] for _ in self.layers]
         before, tokens = start, []
@@ -125,6 +128,7 @@ class Flow(Density, GenerativeModel):
         self.tokens, self.size = spec.dim // size, size
         self.latent_shape = (self.tokens, size)
         self.start = ConditionEmbedding(spec, s.width)
+        self.shift = ShiftEmbedding(spec, s.augment, s.width)
         self.blocks = nn.ModuleList(
             AutoregressiveBlock(self.tokens, size, bool(i % 2), s) for i in range(s.blocks)
         )
@@ -142,18 +146,23 @@ class Flow(Density, GenerativeModel):
 
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         """Negative log-likelihood of dequantized data, nats per dimension."""
-        x = batch.x
+        x, shift = self.shift(batch.x)
         if self.spec.levels is not None:
             x = x + (torch.rand_like(x) - 0.5) * (2 / (self.spec.levels - 1))
-        z, log_det = self.encode_with_log_det(x, batch.cond)
-        prior = -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
+        z, log_det = self.encode_with_log_det(x, batch.cond, shift)
+        prior = _log_normal(z)
         total = -(prior + log_det).mean() / self.spec.dim
         parts = {"nats_per_dim": total, "log_det": log_det.mean() / self.spec.dim}
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
-    def encode_with_log_det(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """X (B, *shape) -> z (B, tokens, size) and log |det ∂z/∂x|, (B,)."""
-        start = self.start(cond, len(x), x.device)
+    def encode_with_log_det(
+        self, x: Tensor, cond: Mapping[str, Tensor], extra: Tensor | float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """From x (B, *shape) to z (B, tokens, size) and log |det ∂z/∂x|, (B,).
+
+        `extra` is added to the condition vector (the embedded shift), (B, width).
+        """
+        start = self.start(cond, len(x), x.device) + extra
         z, total = patchify(x, self.patch), torch.zeros(len(x), device=x.device)
         for block in self.blocks:
             z, log_det = block(z, start)
@@ -163,14 +172,14 @@ class Flow(Density, GenerativeModel):
     def log_density(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """Log N(z; 0, I) + log |det ∂z/∂x|, (B,) nats."""
         z, log_det = self.encode_with_log_det(x, cond)
-        return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1) + log_det
+        return _log_normal(z) + log_det
 
     def encode(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """See `genzoo.model.HasLatent`."""
         return self.encode_with_log_det(x, cond)[0]
 
     def decode(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """Z (B, tokens, size) -> x (B, *shape)."""
+        """Map z (B, tokens, size) back to x (B, *shape)."""
         start = self.start(cond, len(z), z.device)
         for block in reversed(list(self.blocks)):
             assert isinstance(block, AutoregressiveBlock)
@@ -183,3 +192,8 @@ class Flow(Density, GenerativeModel):
         """Decode standard normal noise."""
         z = noise.normal(*self.latent_shape) * (options.temperature or 1.0)
         return self.decode(z, cond)
+
+
+def _log_normal(z: Tensor) -> Tensor:
+    """Log N(z; 0, I), (B, …) -> (B,) nats."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from genzoo.model import GenerativeModel
+from genzoo.nets.augmentation import random_shift
 from genzoo.nets.backbone import default_patch
 from genzoo.nets.embeddings import ConditionEmbedding
 from genzoo.noise import NoiseSource
@@ -33,6 +34,7 @@ class GANSettings:
         depth: residual blocks of both networks.
         gamma: weight of R1 + R2 at the start of training.
         gamma_end: weight of R1 + R2 at its end.
+        augment: share of the images, real and generated, that are shifted before the critic.
         batch_size: real items a phase.
         lr: learning rate at the start.
         lr_end: final learning rate as a fraction of `lr`.
@@ -46,6 +48,7 @@ class GANSettings:
     depth: int = 2
     gamma: float = 1.0
     gamma_end: float = 0.1
+    augment: float = 0.5
     batch_size: int = 128
     lr: float = 5e-4
     lr_end: float = 0.1
@@ -183,14 +186,14 @@ class GAN(GenerativeModel):
         """Relativistic loss f(D(G(z)) - D(x)) with f = softplus, signs by phase (eq. 2 and 4)."""
         cond = batch.cond
         z = torch.randn(len(batch.x), self.settings.latent, device=batch.x.device)
-        real = self._blur(batch.x)
+        real = self._shown(batch.x)
         if phase == "generator":
-            fake = self._blur(self.generator(z, cond))
+            fake = self._shown(self.generator(z, cond))
             gap = self.critic(fake, cond) - self.critic(real, cond)
             total = F.softplus(-gap).mean()
             return Loss(total, {"adversarial": total.detach()})
         with torch.no_grad():
-            fake = self._blur(self.generator(z, cond))
+            fake = self._shown(self.generator(z, cond))
         real.requires_grad_(True)
         fake.requires_grad_(True)
         on_real, on_fake = self.critic(real, cond), self.critic(fake, cond)
@@ -219,14 +222,16 @@ class GAN(GenerativeModel):
         fall = (1 + math.cos(math.pi * state.progress)) / 2
         return float(s.gamma_end + (s.gamma - s.gamma_end) * fall)
 
-    def _blur(self, x: Tensor) -> Tensor:
-        """Spread images over their bins, so that being on a level tells nothing.
+    def _shown(self, x: Tensor) -> Tensor:
+        """What the critic is shown: images shifted a little and spread over their levels' bins.
 
-        Generated values are real numbers until the very end; without this the critic could
+        Generated values are real numbers until the very end; without the spread the critic could
         tell them from data by their last digits alone.
         """
         if self.spec.levels is None:
             return x
+        if self.settings.augment:
+            x = random_shift(x, self.settings.augment)[0]
         return x + (torch.rand_like(x) - 0.5) * (2 / (self.spec.levels - 1))
 
 
