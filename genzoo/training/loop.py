@@ -215,12 +215,12 @@ class Trainer:
         for options in optimizer.param_groups:
             options["lr"] = rate
         optimizer.step()
-        self.tally.add(f"norm {phase}", norm.detach())
         parts = dict(loss.parts)
         if len(parts) != 1:  # a single part is the total
             parts.setdefault("total", loss.total)
         for name, value in parts.items():
             self.tally.add(f"loss {phase}/{name}", value.detach())
+        self.tally.add(f"norm {phase}", norm.detach())
 
     def _descend(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         loss: Loss = self.model(batch, phase, state)
