@@ -165,31 +165,63 @@ def collect(paths: Sequence[Path]) -> Collection:
         InputError: a path is none of these, nothing was found, or the runs are of different data.
     """
     views: dict[Path, RunView] = {}
-    left_out: list[tuple[str, str]] = []
+    left_out: dict[Path, tuple[str, str]] = {}
     command: tuple[str, ...] = ()
-    for path in map(Path, paths):
-        if is_run(path):
+    # Comparisons first: a damaged run among their own does not stop their report.
+    given = sorted(map(Path, paths), key=lambda path: not _is_comparison(path))
+    for path in given:
+        if _is_comparison(path):
+            plan = read_object(path / "compare.json")
+            command = command or _command(plan)
+            _comparison(path, plan, views, left_out)
+        elif path.resolve() in left_out:
+            continue
+        elif is_run(path):
             views.setdefault(path.resolve(), view_run(open_run(path)))
-        elif (path / "compare.json").is_file() or (path / "runs").is_dir():
-            command = command or _command(read_object(path / "compare.json"))
-            for folder in sorted(p for p in (path / "runs").glob("*") if p.is_dir()):
-                try:
-                    views.setdefault(folder.resolve(), view_run(open_run(folder)))
-                except GenzooError as error:
-                    left_out.append((text(folder.name), text(str(error))))
         elif path.is_file() and path.suffix == ".json":
             for index, view in enumerate(_foreign(path)):
                 views.setdefault(path.resolve() / str(index), view)
         else:
             raise InputError(_not_a_run(path))
     if not views:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
+        listed = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.values())[:3])
         raise InputError(
             f"there is no run to report in {', '.join(map(str, paths)) or 'an empty list'}"
             + (f" ({listed})" if listed else "; make one with: genzoo compare")
         )
     _refuse_mixed_data(views.values())
-    return Collection(tuple(views.values()), tuple(left_out), command)
+    return Collection(tuple(views.values()), tuple(left_out.values()), command)
+
+
+def _is_comparison(path: Path) -> bool:
+    return not is_run(path) and ((path / "compare.json").is_file() or (path / "runs").is_dir())
+
+
+def _comparison(
+    path: Path,
+    plan: Mapping[str, Any],
+    views: dict[Path, RunView],
+    left_out: dict[Path, tuple[str, str]],
+) -> None:
+    """Add the runs of a comparison; what is damaged or missing is named in `left_out`."""
+    found = set()
+    for folder in sorted(p for p in (path / "runs").glob("*") if p.is_dir()):
+        try:
+            view = views.setdefault(folder.resolve(), view_run(open_run(folder)))
+            found.add((view.model, view.seed))
+        except GenzooError as error:
+            left_out[folder.resolve()] = (text(folder.name), text(str(error)))
+    seeds = whole(plan.get("seeds")) or 0
+    planned = [(m, s) for m in _texts(plan.get("models")) for s in range(min(seeds, 1000))]
+    planned += [(m, 0) for m in _texts(plan.get("controls"))]
+    for model, seed in planned:
+        folder = (path / "runs" / f"{model}-s{seed}").resolve()
+        if (model, seed) not in found and folder not in left_out:
+            left_out[folder] = (f"{model}, seed {seed}", "planned, but it left no run folder")
+
+
+def _texts(value: object) -> list[str]:
+    return [text(item, 200) for item in value] if isinstance(value, list) else []
 
 
 def _not_a_run(path: Path) -> str:
@@ -307,8 +339,7 @@ def read_object(path: Path) -> Mapping[str, Any]:
 
 
 def _command(plan: Mapping[str, Any]) -> tuple[str, ...]:
-    words = plan.get("command")
-    return tuple(text(word) for word in words) if isinstance(words, list) else ()
+    return tuple(_texts(plan.get("command")))
 
 
 def _foreign(path: Path) -> list[RunView]:
