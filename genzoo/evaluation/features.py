@@ -36,6 +36,8 @@ from genzoo.types import DataSpec
 VERSION = 1
 WIDTH = 64
 BATCH = 64
+# 400 steps suffice for a thousand images (99 % on digits), 1200 for ten thousand.
+STEPS = (400, 1200)
 LEARNING_RATE = 3e-3
 PCA_ITEMS = 2000
 CHUNK = 512
@@ -192,8 +194,7 @@ def train_classifier(
         progress: told every few steps.
     """
     batch = min(BATCH, len(images))
-    # 400 steps suffice for a thousand images (99 % on digits), 1200 for ten thousand.
-    steps = min(1200, max(400, 8 * len(images) // batch))
+    steps = min(STEPS[1], max(STEPS[0], 8 * len(images) // batch))
     random = torch.Generator().manual_seed(derive_seed(20_240_601))
     with torch.random.fork_rng(devices=[]), limited_threads(1):
         torch.manual_seed(derive_seed(VERSION))

@@ -82,8 +82,8 @@ def likelihood_score(
     run: Run | None,
     dataset: Dataset,
     device: torch.device,
-    model: GenerativeModel | None,
-    trust_model: str | None,
+    model: GenerativeModel | str | None,
+    trust: bool,
     progress: Progress,
 ) -> Score:
     """Bits per dimension of images or nats of points, or why there are none.
@@ -92,19 +92,19 @@ def likelihood_score(
         run: whose model it is; ``None`` for samples alone.
         dataset: whose held-out items are used.
         device: where to compute.
-        model: the run's model if it is at hand.
-        trust_model: see `genzoo.evaluation.evaluate`.
+        model: see `genzoo.evaluation.evaluate`.
+        trust: see `genzoo.evaluation.evaluate`.
         progress: told of the measuring.
     """
     name = "bits_per_dim" if dataset.spec.is_image else "nll_nats"
-    if run is None and model is None:
+    if run is None and not isinstance(model, GenerativeModel):
         return Score.refused(name, 0, "samples alone have no likelihood; give a run")
-    if model is None:
+    if not isinstance(model, GenerativeModel):
         from genzoo.training import load_model
 
         assert run is not None
         try:
-            model = load_model(run, device=str(device), model=trust_model)
+            model = load_model(run, device=device, model=model, trust=trust)
         except InputError as error:
             return Score.refused(name, 0, f"the model was not loaded: {error}")
     if not isinstance(model, HasLikelihood):
@@ -116,6 +116,8 @@ def likelihood_score(
     progress.update("likelihood", 0.0)
     measured = measure_likelihood(model, items)
     progress.update("likelihood", 1.0)
+    if not math.isfinite(measured.value):
+        return Score.refused(name, len(items), "some held-out items are impossible to this model")
     return Score(
         name,
         measured.value,

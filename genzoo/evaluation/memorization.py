@@ -115,7 +115,8 @@ def _chance_of_any(r: Tensor, n: int, m: int) -> Tensor:
     possible = rest >= m
     rest = np.where(possible, rest, m)
     log_none = gammaln(rest + 1) - gammaln(rest - m + 1) - gammaln(n + 1) + gammaln(n - m + 1)
-    return torch.from_numpy(np.where(possible, np.abs(np.expm1(log_none)), 1.0))
+    chance = np.where(possible, -np.expm1(log_none), 1.0)
+    return torch.from_numpy(np.where(r.numpy() == 0, 0.0, chance))  # a certainty is not rounded
 
 
 def _rows(x: Tensor) -> np.ndarray:

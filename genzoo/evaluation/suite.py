@@ -42,8 +42,8 @@ def evaluate(
     device: str = "auto",
     progress: Progress | None = None,
     cache: str | Path | None = None,
-    model: GenerativeModel | None = None,
-    trust_model: str | None = None,
+    model: GenerativeModel | str | None = None,
+    trust: bool = False,
 ) -> Evaluation:
     """Measure samples against held-out data.
 
@@ -59,8 +59,9 @@ def evaluate(
         device: where features and likelihoods are computed.
         progress: told of long work.
         cache: folder of extractors and floors; ``GENZOO_CACHE`` or ``~/.cache/genzoo``.
-        model: the run's model if it is at hand; loaded from the run where absent.
-        trust_model: ``FILE.py:Class`` of a run whose model is foreign code.
+        model: the run's model if it is at hand, or ``FILE.py:Class`` of a run that was trained
+            with one's own class.
+        trust: execute the file that such a run names, if it is unchanged.
 
     Raises:
         InputError: no data named, the source is unreadable or does not fit the data.
@@ -73,7 +74,7 @@ def evaluate(
     reference = open_reference(dataset, cache_folder(cache), where, progress)
     work = Measurement(subject, reference, seed, progress)
     scores, histogram, nearest = work.measure()
-    scores.append(likelihood_score(subject.run, dataset, where, model, trust_model, progress))
+    scores.append(likelihood_score(subject.run, dataset, where, model, trust, progress))
     scores.extend(cost_scores(subject.run, len(subject)))
     result = Evaluation(
         model=subject.name,
