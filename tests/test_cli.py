@@ -8,8 +8,10 @@ import json
 import os
 import resource
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,12 @@ from PIL import Image
 import genzoo
 from genzoo.errors import Interrupted, PartialFailure
 from genzoo_cli import console
-from genzoo_cli.console import Reporter, duration, table
+from genzoo_cli.console import Reporter, duration, table, to_json
 from genzoo_cli.main import COMMANDS, LazyGroup
 from genzoo_cli.main import genzoo as group
 
+ROOT = Path(__file__).parents[1]
+SOURCES = os.pathsep.join(map(str, (ROOT, ROOT / "cli", ROOT / "reports")))
 TINY = ("--budget", "3steps", "--samples", "60")
 
 
@@ -59,8 +63,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_is_instant_and_imports_no_torch() -> None:
-    root = Path(__file__).parents[1]
-    path = os.pathsep.join(map(str, (root, root / "cli", root / "reports")))
     code = (
         "import sys; from genzoo_cli.main import main; code = main(['--help']);"
         "heavy = {'torch', 'numpy', 'rich', 'matplotlib', 'sklearn'} & set(sys.modules);"
@@ -70,7 +72,7 @@ def test_help_is_instant_and_imports_no_torch() -> None:
     for _ in range(3):
         done = subprocess.run(
             [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": SOURCES},
             capture_output=True,
             text=True,
             timeout=60,
@@ -84,11 +86,9 @@ def test_help_is_instant_and_imports_no_torch() -> None:
 
 
 def test_python_dash_m_is_the_same_program() -> None:
-    root = Path(__file__).parents[1]
-    path = os.pathsep.join(map(str, (root, root / "cli", root / "reports")))
     done = subprocess.run(
         [sys.executable, "-m", "genzoo_cli", "--version"],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": SOURCES},
         capture_output=True,
         text=True,
         timeout=60,
@@ -334,6 +334,8 @@ class OutOfMemoryError(RuntimeError):
         (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "permission denied"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), 2, "'x'"),
         (OSError("network is unreachable"), 4, "network is unreachable"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 4, "genzoo doctor"),
+        (ModuleNotFoundError("No module named 'genzoo.x'", name="genzoo.x"), 4, "internal error"),
         (KeyError("a fault\nof ours"), 4, "internal error (KeyError"),
     ],
 )
@@ -386,6 +388,40 @@ def test_what_libraries_print_stays_out_of_the_json(
     said = genzoo_says("report", "x", "--json")
     assert strict(said.out)["report"] == "page.html"
     assert "downloaded" in said.err
+
+
+def test_json_holds_only_json() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        to_json({"value": float("nan")})
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_stopped_training_can_go_on(name: str, tmp_path: Path, genzoo_says: Genzoo) -> None:
+    out = tmp_path / "run"
+    words = ("train", "--model", "vae", "--data", "ring", "--no-evaluate", "--out", str(out))
+    words += ("--budget", "1e9steps", "--device", "cpu")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "genzoo_cli", *words],
+        env={**os.environ, "PYTHONPATH": SOURCES},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "history.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(getattr(signal, name))
+        printed, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert printed == ""
+    assert err.splitlines()[-1].startswith("genzoo: error: ")
+    assert "--resume" in err.splitlines()[-1]
+    run = genzoo.open_run(out)
+    assert run.status["state"] == "interrupted"
+    assert run.status["step"] > 0
 
 
 # -- progress -------------------------------------------------------------------------------
@@ -460,4 +496,6 @@ def test_a_terminal_gets_a_bar(
 def test_tables_and_durations() -> None:
     shown = table(("", "gan"), [("fd", "1.5"), ("kid", "10")])
     assert shown.splitlines() == ["     gan", "───  ───", "fd   1.5", "kid   10"]
+    shown = table(("", "training speed (items/s)"), [("gan", "1,200")])
+    assert shown.splitlines()[:3] == ["      training", "         speed", "     (items/s)"]
     assert [duration(s) for s in (1.2, 59.4, 65, 3723)] == ["1 s", "59 s", "1:05", "1:02:03"]

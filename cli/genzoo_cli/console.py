@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,9 +140,22 @@ def write_error(session: Session, error: BaseException, code: int, message: str)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool = True) -> str:
-    """Columns of text, two spaces apart; all but the first to the right unless told otherwise."""
-    lines = [list(head), *(list(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    """Columns of text, two spaces apart; all but the first to the right unless told otherwise.
+
+    A heading that is wider than its column goes over several lines.
+    """
+    columns = list(zip(*rows, strict=True)) or [()] * len(head)
+    widths = [
+        max(len(text) for text in (*column, *title.split(), ""))
+        for column, title in zip(columns, head, strict=True)
+    ]
+    titles = [
+        textwrap.wrap(title, max(width, 1), break_on_hyphens=False)
+        for title, width in zip(head, widths, strict=True)
+    ]
+    height = max(len(title) for title in titles)
+    titles = [[""] * (height - len(title)) + title for title in titles]
+    lines = [*zip(*titles, strict=True), ["─" * width for width in widths], *rows]
     shown = []
     for line in lines:
         cells = [
@@ -149,7 +163,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool = T
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         shown.append("  ".join(cells).rstrip())
-    shown.insert(1, "  ".join("─" * width for width in widths))
     return "\n".join(shown)
 
 

@@ -40,6 +40,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         )
     if isinstance(error, OSError):
         return _system(error)
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("genzoo"):
+        return 4, f"{error.name} is not installed; 'genzoo doctor' says how to get what is missing"
     name = type(error).__name__
     return 4, _line(f"internal error ({name}: {error}): please report it; --debug shows more")
 
