@@ -36,8 +36,8 @@ def cautions(table: Table) -> list[str]:
 
 
 def _behind_controls(table: Table) -> list[str]:
-    """Contenders that a baseline without any learning of pixels beats."""
-    notes = []
+    """Contenders that a baseline without a network beats."""
+    behind: dict[tuple[str, str], list[str]] = {}
     for name in ("fd", "two_sample_1nn"):
         simple = [
             (model.value(name), model.label)
@@ -48,15 +48,16 @@ def _behind_controls(table: Table) -> list[str]:
             continue
         better = METRICS[name].better
         bar, control = min((distance(better, value or 0.0), label) for value, label in simple)
-        behind = [
+        worse = [
             model.label
             for model in table.contenders
             if model.value(name) is not None and distance(better, model.value(name) or 0.0) >= bar
         ]
-        if behind:
-            does = "does" if len(behind) == 1 else "do"
-            notes.append(
-                f"{join(behind)} {does} not beat the control '{control}' in {title(name)}: "
-                "that little is had without a deep model."
-            )
-    return notes
+        if worse:
+            does = "does" if len(worse) == 1 else "do"
+            behind.setdefault((f"{join(worse)} {does}", control), []).append(title(name))
+    return [
+        f"{who} not beat the control '{control}' in {join(metrics)}: a baseline without a network "
+        "is as good or better."
+        for (who, control), metrics in behind.items()
+    ]

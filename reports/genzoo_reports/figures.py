@@ -303,7 +303,7 @@ def _curve(identity: str, model: Model, phase: str, curves: _Curves) -> Drawing:
     names = sorted({name for _, parts in curves for name in parts if name.split("/")[0] == phase})
     # The total first, then the parts; more than four lines cannot be told apart.
     names.sort(key=lambda name: (name.rpartition("/")[2] not in ("total", "loss"), name))
-    names = names[: len(_STROKES)]
+    names = _distinct(names, curves)[: len(_STROKES)]
     lines = [
         (name, parts[name][0], parts[name][1])
         for name in names
@@ -337,6 +337,23 @@ def _curve(identity: str, model: Model, phase: str, curves: _Curves) -> Drawing:
     alt = f"Loss of {model.label}, phase {phase}, over seconds of training: {'; '.join(ends)}."
     heading = model.label if phase in ("main", "") else f"{model.label}: {phase}"
     return Drawing(draw(identity, alt, paint), caption, heading, model.slot)
+
+
+def _distinct(names: Sequence[str], curves: _Curves) -> list[str]:
+    """Without the parts that repeat an earlier one, as a total does that has a single part."""
+    kept: list[str] = []
+    for name in names:
+        if not any(
+            all(
+                name not in parts
+                or other not in parts
+                or np.array_equal(parts[name][1], parts[other][1])
+                for _, parts in curves
+            )
+            for other in kept
+        ):
+            kept.append(name)
+    return kept
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

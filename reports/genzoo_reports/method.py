@@ -111,7 +111,7 @@ def done(model: Model) -> list[str]:
             cells.append("–")
             continue
         mean = sum(known) / len(known)
-        cells.append(digits(mean, "parameters" if key == "parameters" else ""))
+        cells.append(digits(mean) if key == "seconds" else f"{mean:,.0f}")
     return cells
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from genzoo.evaluation.catalogue import METRICS
 from genzoo_reports.claims import RATIOS, Claim, distance, eligible, equal_cost
-from genzoo_reports.groups import LEAK_SHARE, Model
+from genzoo_reports.groups import LEAK_SHARE, LEAN_SHARE, Model
 from genzoo_reports.tables import Table
 from genzoo_reports.wording import NOT_EVALUATED, arrow, compact, digits, join, percent, title
 
@@ -266,12 +266,20 @@ def _memorization(table: Table) -> Verdict:
             "lie nearer to training than to held-out data, less than the fair 50 %: either it has "
             "seen the held-out data, or its samples are far from both."
         )
-    fine = [model for model in known if model not in copiers and model not in leaks]
+    leaning = [
+        m for m in known if m not in copiers and (m.value("train_nn_share") or 0.0) > LEAN_SHARE
+    ]
+    for model in leaning:
+        share = percent(model.value("train_nn_share") or 0.0)
+        sentences.append(
+            f"{model.label} leans on its training data: {share} of its samples lie nearer to a "
+            "training item than to a held-out one; 50 % is fair."
+        )
+    fine = [model for model in known if model not in (*copiers, *leaks, *leaning)]
     if fine:
         shares = sorted(model.value("train_nn_share") or 0.0 for model in fine)
-        ends = list(dict.fromkeys([percent(shares[0]), percent(shares[-1])]))
-        spread = " to ".join(ends)
-        names = join([m.label for m in fine]) if copiers or leaks else "any model"
+        spread = " to ".join(dict.fromkeys([percent(shares[0]), percent(shares[-1])]))
+        names = join([m.label for m in fine]) if len(fine) < len(known) else "any model"
         sentences.append(
             f"No copying shown for {names}: {spread} of the samples lie nearer to a training item "
             f"than to a held-out one, and 50 % is fair{_control_share(table)}."
@@ -287,7 +295,11 @@ def _memorization(table: Table) -> Verdict:
         does = "copies" if len(copiers) == 1 else "copy"
         headline, tone = f"{join([m.label for m in copiers])} {does}", "warn"
     elif leaks:
-        headline, tone = f"{join([m.label for m in leaks])} looks odd", "warn"
+        look = "looks" if len(leaks) == 1 else "look"
+        headline, tone = f"{join([m.label for m in leaks])} {look} odd", "warn"
+    elif leaning:
+        lean = "leans" if len(leaning) == 1 else "lean"
+        headline, tone = f"{join([m.label for m in leaning])} {lean} on training data", "warn"
     metric = "train_nn_share" if known else "duplicates"
     return Verdict(topic, question, headline, tone, tuple(sentences), metric)
 
@@ -327,7 +339,7 @@ def _likelihood(table: Table, name: str) -> Verdict:
         )
     if without:
         reasons = {table.model(m.label).metrics[name].reason or NOT_EVALUATED for m in without}
-        why = f" ({'; '.join(sorted(reasons))})" if len(reasons) == 1 else ""
+        why = f" ({'; '.join(sorted(reasons))})" if len(reasons) <= 2 else ""
         sentences.append(f"No value for {join([m.label for m in without])}{why}.")
     headline = answer.headline
     if answer.leader and len(labels) > 1:
