@@ -90,12 +90,11 @@ def _standing(trainer: Trainer) -> dict[str, Any]:
 
 
 def _detail(trainer: Trainer, entry: dict[str, Any]) -> str:
-    """``loss 0.123, 5,230 images/s, 12 s left``."""
+    """``loss 0.123, 5,230 images/s``; the listener knows the time left from the fraction."""
     clock = trainer.clock
     parts = []
     if entry and entry["loss"]:
         parts.append(f"loss {next(iter(entry['loss'].values())):.4g}")
     if clock.seconds > 0 and clock.progress > 0:
         parts.append(f"{clock.used.images / clock.seconds:,.0f} images/s")
-        parts.append(f"{clock.seconds * (1 / clock.progress - 1):,.0f} s left")
     return ", ".join(parts)
