@@ -95,6 +95,14 @@ class Duel(Tiny):
         return Loss(score + slope.square().sum(), {})
 
 
+class Broken(Tiny):
+    """Has a bug in its fourth step."""
+
+    def on_step_end(self, state: TrainState) -> None:
+        if state.step == 4:
+            raise ZeroDivisionError("my mistake")
+
+
 class Fitted(GenerativeModel):
     """Learns in one pass and has nothing to step."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genzoo.data import Dataset, open_dataset
-from genzoo.errors import InputError, Interrupted
+from genzoo.errors import InputError, Interrupted, PartialFailure
 from genzoo.experiment.plan import (
     Model,
     distinct,
@@ -153,7 +153,7 @@ def _carry_out(
             failed = one_by_one(tasks, dataset, progress)
         else:
             failed = in_processes(tasks, dataset, jobs, progress)
-        report = _report(path, tasks, dataset)
+        report = _report(path, tasks, failed)
     return Comparison(path, tuple(task.path for task in tasks), failed, report)
 
 
@@ -172,8 +172,11 @@ def _default_path(dataset: Dataset, budget: Budget) -> Path:
     return Path("runs") / f"compare-{slug(dataset.name)}-{budget}"
 
 
-def _report(path: Path, tasks: Sequence[Task], dataset: Dataset) -> Path:
+def _report(path: Path, tasks: Sequence[Task], failed: Mapping[str, str]) -> Path:
     from genzoo_reports.render import write_report
 
     folders = [task.path for task in tasks if is_run(task.path)]
+    if not folders:
+        name, reason = next(iter(failed.items()))
+        raise PartialFailure(f"none of {len(tasks)} runs could begin; {name}: {reason}")
     return write_report([*folders, path], path)

@@ -104,7 +104,8 @@ def in_processes(
     from genzoo.evaluation import prepare
 
     prepare(dataset, tasks[0].options["samples"], progress=progress)
-    waiting, running, done = list(tasks), list[_Process](), 0
+    waiting = [task for task in tasks if not _finished(task.path)]
+    running, done = list[_Process](), len(tasks) - len(waiting)
     failed: dict[str, str] = {}
     try:
         while waiting or running:
@@ -115,6 +116,7 @@ def in_processes(
                 running.remove(job)
                 if job.process.returncode < 0 and job.tries < RETRIES:
                     progress.note(f"{job.task.path.name} was killed: going on with it")
+                    job.errors.close()
                     running.append(_start(job.task, dataset, job.tries + 1))
                     continue
                 done += 1
@@ -122,6 +124,7 @@ def in_processes(
                     name = job.task.path.name
                     failed[name] = _reason_of_exit(job)
                     progress.note(f"{name} failed: {failed[name]}")
+                job.errors.close()
             progress.update("comparison", done / len(tasks), ", ".join(_names(running)))
     finally:
         # Only an interruption leaves some: each saves itself at the end of its step.
@@ -129,6 +132,7 @@ def in_processes(
             job.process.send_signal(signal.SIGINT)
         for job in running:
             job.process.wait()
+            job.errors.close()
     return failed
 
 

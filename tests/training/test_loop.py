@@ -123,7 +123,9 @@ def test_counting_changes_nothing() -> None:
     plain.clock.used.phase_flops["main"] = 1.0  # so it is not counted
     run(counted, 3)
     run(plain, 3)
-    for a, b in zip(counted.model.state_dict().values(), plain.model.state_dict().values()):
+    for a, b in zip(
+        counted.model.state_dict().values(), plain.model.state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b)
     # Two linear layers, forward and backward, without the gradient of the data.
     assert counted.clock.used.flops == 3 * (2 + 2 + 1) * 2 * 16 * 16 * 8
