@@ -56,6 +56,12 @@ class Features(NamedTuple):
     logits: Tensor | None = None
     parts: Tensor | None = None
 
+    def first(self, n: int) -> Features:
+        """The first n items."""
+        logits = None if self.logits is None else self.logits[:n]
+        parts = None if self.parts is None else self.parts[:n]
+        return Features(self.features[:n], logits, parts)
+
 
 class Extractor(ABC):
     """Maps items to features: images as uint8 0 … 255 (N, C, H, W), or points (N, D)."""

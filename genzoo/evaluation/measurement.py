@@ -82,7 +82,7 @@ class Measurement:
     # -- in feature space -----------------------------------------------------------------
 
     def _feature_scores(self, found: Features) -> list[Score]:
-        real = self.reference.test_features.features[: self.n]
+        real = self.reference.test_features(self.n).features
         a = found.features
         floor = self._floor_text()
         low_rank = f"; N below d = {a.shape[1]}: singular" if self.n <= a.shape[1] else ""
@@ -273,7 +273,7 @@ class Measurement:
 
     def _floor_text(self) -> str:
         if self.reference.halves:
-            side = min(self.n, len(self.reference.test_features.features) // 2)
+            side = self.reference.half_size(self.n)
             return f"floor: halves of the held-out data, {side} items each"
         return "floor: training data in the samples' place"
 

@@ -39,6 +39,7 @@ class Reference:
         """Use the cache in `folder`."""
         self.dataset, self.extractor, self.folder = dataset, extractor, folder
         self.train, self.test = self._items(dataset.train), self._items(dataset.test)
+        self._known: Features | None = None
 
     def _items(self, split: Split) -> Tensor:
         spec = self.dataset.spec
@@ -66,10 +67,11 @@ class Reference:
         """`space` of all held-out items."""
         return self.space(self.test)
 
-    @cached_property
-    def test_features(self) -> Features:
-        """Features of at most `MAX_ITEMS` held-out items, in the order of `chosen_test`."""
-        return self.extractor(self.test[self.chosen_test(MAX_ITEMS)])
+    def test_features(self, n: int) -> Features:
+        """Features of at most n held-out items, those of `chosen_test`."""
+        if self._known is None or len(self._known.features) < min(n, len(self.test)):
+            self._known = self.extractor(self.test[self.chosen_test(n)])
+        return self._known.first(n)
 
     def chosen_test(self, n: int) -> Tensor:
         """Rows of the held-out items that stand against n samples."""
@@ -125,34 +127,38 @@ class Reference:
         halves of the held-out data. Else they are training and held-out items.
         """
         if self.halves:
-            features = self.test_features.features
-            side = min(n, len(features) // 2)
+            side = self.half_size(n)
+            features = self.test_features(2 * side).features
             for repeat in range(REPEATS):
-                both = features[choose(len(features), 2 * side, 10 + repeat)]
+                both = features[choose(2 * side, 2 * side, 10 + repeat)]
                 yield both[:side], both[side:]
             return
         side = min(n, len(self.train))
         for repeat in range(REPEATS):
             fresh = self.train[choose(len(self.train), side, 20 + repeat)]
-            yield self.extractor(fresh).features, self.test_features.features[:side]
+            yield self.extractor(fresh).features, self.test_features(side).features
 
     @property
     def halves(self) -> bool:
         """Whether the feature floors come from halves of the held-out data."""
         return self.extractor.info.split == "train" and self.extractor.info.accuracy is not None
 
+    def half_size(self, n: int) -> int:
+        """Items on each side where floors come from halves of the held-out data."""
+        return min(n, len(self.test) // 2)
+
     def _class_floors(self, n: int) -> dict[str, float]:
-        found = self.test_features
+        found = self.test_features(n)
         if found.parts is not None:
             return {
-                "inception_score": fidelity.inception_score(_present(found.logits)[:n]),
-                "modes_covered": float(modes.count_stacked(found.parts[:n])),
+                "inception_score": fidelity.inception_score(_present(found.logits)),
+                "modes_covered": float(modes.count_stacked(found.parts)),
             }
         if found.logits is None:
             return {}
-        predicted = classes.shares(found.logits[:n].argmax(1), found.logits.shape[1])
+        predicted = classes.shares(found.logits.argmax(1), found.logits.shape[1])
         return {
-            "inception_score": fidelity.inception_score(found.logits[:n]),
+            "inception_score": fidelity.inception_score(found.logits),
             "class_histogram_tv": classes.total_variation(predicted, self.dataset.spec.frequencies),
         }
 

@@ -110,7 +110,9 @@ def _checked(
 ) -> Subject:
     """The samples as tensors, if they are of the data's kind."""
     if samples.images is not None:
-        items = torch.from_numpy(samples.images).movedim(-1, 1).contiguous()
+        items = torch.from_numpy(samples.images).movedim(-1, 1)
+        # Flattened once: the strides of a single channel would choose other convolutions.
+        items = items.flatten().reshape(items.shape)
     else:
         assert samples.points is not None
         items = torch.from_numpy(samples.points)

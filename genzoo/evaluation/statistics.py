@@ -103,7 +103,8 @@ def wilson(share: float, n: float, level: float = LEVEL) -> Interval:
     z = float(stats.norm.ppf((1 + level) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    # At 0 and 1 the interval ends at the share; rounding must not move it past.
+    return Interval(min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
 
 
 def around(value: float, standard_error: float, degrees: float, level: float = LEVEL) -> Interval:

@@ -1,0 +1,313 @@
+"""`evaluate` as a whole: sources, refusals, floors, and what it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from genzoo.data import Dataset, open_dataset
+from genzoo.data.ranges import to_display
+from genzoo.errors import InputError
+from genzoo.evaluation import METRICS, Evaluation, evaluate, evaluate_all, prepare
+from genzoo.registry import build
+from genzoo.runs import create_run
+from genzoo.samples import SampleSet
+
+COPIES = 300
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return open_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def copies(digits: Dataset) -> SampleSet:
+    """The first training images and their labels."""
+    assert digits.train.labels is not None
+    images = to_display(digits.train.data[:COPIES], digits.spec).movedim(1, -1).numpy()
+    return SampleSet(images=images, labels=digits.train.labels[:COPIES].numpy())
+
+
+@pytest.fixture(scope="module")
+def scored(digits: Dataset, copies: SampleSet) -> Evaluation:
+    return evaluate(copies, digits)
+
+
+def run_config(data: Dataset, model: str = "copycat") -> dict[str, Any]:
+    """What training would have written."""
+    about = {
+        "name": data.name,
+        "root": None,
+        "size": None,
+        "fingerprint": data.fingerprint,
+        "spec": data.spec.to_dict(),
+        "class_names": list(data.class_names),
+    }
+    return {
+        "genzoo": "0.1.0",
+        "model": model,
+        "family": "control",
+        "control": True,
+        "model_sha256": None,
+        "settings": {},
+        "data": about,
+        "budget": "1steps",
+        "seed": 0,
+        "conditional": True,
+        "device": "cpu",
+        "threads": 1,
+        "samples": COPIES,
+    }
+
+
+def values(result: Evaluation) -> Mapping[str, float | None]:
+    return {name: score.value for name, score in result.metrics.items()}
+
+
+def test_copies_are_caught(scored: Evaluation) -> None:
+    """Every copy is found, CAS is near its ceiling, and the features say how they were made.
+
+    Fails with: samples compared as levels with pixels, floors of another N.
+    """
+    found = scored.metrics
+    assert scored.n == COPIES and scored.source == "arrays"
+    assert found["duplicates"].value == COPIES and found["duplicates"].floor == 0
+    assert found["near_duplicates"].value == 1.0
+    share, cas = found["train_nn_share"], found["cas"]
+    assert share.value is not None and share.value > 0.85
+    assert share.floor == pytest.approx(0.5, abs=0.06)
+    assert cas.value is not None and cas.floor is not None
+    assert cas.value == pytest.approx(cas.floor, abs=0.03) and cas.value > 0.93
+    fd = found["fd"]
+    assert fd.value is not None and fd.floor is not None and 0 < fd.value < 2 * fd.floor
+    assert fd.features is not None and fd.features.split == "train"
+    assert found["two_sample_1nn"].floor == pytest.approx(0.5, abs=0.06)
+    # Eight pixels of 17 levels: the copies' nearest pairs are training images by themselves.
+    assert scored.nearest is not None
+    assert scored.nearest.sample_index == scored.nearest.train_index
+
+
+def test_noise_is_worst_everywhere(digits: Dataset, scored: Evaluation) -> None:
+    """Each metric puts noise behind copies. Fails with: any direction or sign turned round."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 17, (COPIES, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    bad, good = values(evaluate(noise, digits)), values(scored)
+    for name in "fd kid inception_score precision recall density coverage".split():
+        a, b = bad[name], good[name]
+        assert a is not None and b is not None
+        assert a > b if METRICS[name].better == "lower" else a < b, name
+    assert bad["two_sample_1nn"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_schema(scored: Evaluation) -> None:
+    """JSON without NaN, with the documented fields. Fails with: a field dropped or renamed."""
+    raw = json.loads(json.dumps(scored.to_dict(), allow_nan=False))
+    assert raw["schema"] == 1 and raw["kind"] == "scores" and raw["data"] == "digits"
+    assert set(raw["metrics"]) <= set(METRICS)
+    common = {"value", "low", "high", "floor", "n", "convention", "better", "ideal", "features"}
+    for name, score in raw["metrics"].items():
+        extra = {"likelihood"} if name in ("bits_per_dim", "nll_nats") else set()
+        assert set(score) == common | {"reason"} | extra, name
+        assert (score["value"] is None) == bool(score["reason"]), name
+        if score["low"] is not None:
+            assert score["low"] <= score["value"] <= score["high"], name
+    assert len(raw["class_histogram"]["labels"]) == 10
+    assert sum(raw["class_histogram"]["samples"]) == pytest.approx(1.0)
+
+
+def test_sources_agree(
+    digits: Dataset, copies: SampleSet, scored: Evaluation, tmp_path: Path
+) -> None:
+    """File, folder, array and levels give the same scores. Fails with: any range mistake."""
+    copies.write_npz(tmp_path / "copies.npz")
+    copies.write_folder(tmp_path / "copies", digits.class_names)
+    assert copies.images is not None
+    results = evaluate_all(
+        [tmp_path / "copies.npz", copies.images, digits.train.data[:COPIES]], digits
+    )
+    for result in results:
+        for name in ("fd", "two_sample_1nn", "train_nn_share"):
+            assert values(result)[name] == values(scored)[name]
+    assert results[0].model == "copies.npz" and results[0].source == "npz"
+    assert results[0].metrics["cas"].value == scored.metrics["cas"].value
+    assert results[1].metrics["cas"].reason == "the samples have no labels"
+    folder = evaluate(tmp_path / "copies", digits)
+    assert folder.source == "folder"
+    assert folder.metrics["cas"].value == pytest.approx(scored.metrics["cas"].value, abs=0.02)
+
+
+def test_the_choice_is_seeded(digits: Dataset) -> None:
+    """1,000 samples against 797: another seed takes others. Fails with: the first ones taken."""
+    whole = [evaluate(digits.train.data, digits, seed=s) for s in (0, 0, 1)]
+    fd = [values(result)["fd"] for result in whole]
+    assert whole[0].n == 797
+    assert fd[0] == fd[1] != fd[2]
+
+
+@pytest.mark.parametrize("n", [1, 2, 49])
+def test_too_few_samples_are_refused(digits: Dataset, n: int) -> None:
+    """Fails with: a crash in k-nearest neighbours, or values from too few samples."""
+    result = evaluate(digits.train.data[:n], digits)
+    assert all(v is None for v in values(result).values())
+    assert result.metrics["fd"].reason == f"only {n} samples; at least 50 are needed"
+    assert result.nearest is None
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_constant_samples_are_scored(digits: Dataset) -> None:
+    """All alike: IS 1, no recall, no crash. Fails with: a division by a zero radius."""
+    result = evaluate(torch.full((60, 1, 8, 8), 5, dtype=torch.uint8), digits)
+    assert values(result)["inception_score"] == pytest.approx(1.0)
+    assert values(result)["recall"] == 0.0
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros((60, 8, 8, 3), np.uint8), "gray images of 8x8 pixels, found RGB images of 8x8"),
+        (np.zeros((60, 16, 8, 1), np.uint8), "found gray images of 8x16 pixels"),
+        (np.zeros((60, 2), np.float32), "found points of 2 coordinates"),
+        (np.full((60, 8, 8, 1), 0.5), "not uint8"),
+        (torch.full((60, 1, 8, 8), 200, dtype=torch.uint8), "levels 0 … 16"),
+        (torch.zeros(60, 1, 8, 8), "uint8"),
+        ({"images": 1}, "cannot evaluate a dict"),
+        ("no/such/place", "no/such/place"),
+    ],
+)
+def test_what_does_not_fit_is_refused(digits: Dataset, samples: Any, message: str) -> None:
+    """One line that says what was expected and found. Fails with: broadcasting or reshaping."""
+    with pytest.raises(InputError, match=message):
+        evaluate(samples, digits)
+
+
+def test_labels_beyond_the_classes_are_refused(digits: Dataset, copies: SampleSet) -> None:
+    """Fails with: an eleventh class in the histogram."""
+    assert copies.images is not None
+    strange = SampleSet(images=copies.images, labels=np.full(COPIES, 10))
+    with pytest.raises(InputError, match="label 10 is not one of the data's 10 classes"):
+        evaluate(strange, digits)
+
+
+def test_one_label_has_no_cas(digits: Dataset, copies: SampleSet) -> None:
+    """Fails with: scikit-learn's error about one class."""
+    assert copies.images is not None
+    result = evaluate(SampleSet(images=copies.images, labels=np.full(COPIES, 3)), digits)
+    assert result.metrics["cas"].reason == "all labels of the samples are 3"
+
+
+def test_data_must_be_named(copies: SampleSet, tmp_path: Path) -> None:
+    """Fails with: a default dataset."""
+    copies.write_npz(tmp_path / "some.npz")
+    with pytest.raises(InputError, match="some.npz.*--data"):
+        evaluate(tmp_path / "some.npz")
+
+
+def test_a_run_knows_its_data_and_keeps_its_scores(
+    digits: Dataset, copies: SampleSet, tmp_path: Path
+) -> None:
+    """Scores and picture are left in the folder; costs are read; the model's likelihood is used.
+
+    Fails with: scores of foreign data written, a status field renamed.
+    """
+    run = create_run(tmp_path / "run", run_config(digits, "noise"), parameters=12)
+    with pytest.raises(InputError, match="has no samples"):
+        evaluate(run)
+    copies.write_npz(run.path / "samples.npz")
+    result = evaluate(run.path, model=build("noise", digits.spec))
+    assert result.model == "noise" and result.source == "run"
+    assert result.metrics["bits_per_dim"].value == pytest.approx(np.log2(17), abs=1e-6)
+    assert result.metrics["bits_per_dim"].likelihood == "exact"
+    assert result.metrics["parameters"].value == 12
+    assert result.metrics["nfe"].reason == "not recorded in this run"
+    assert json.loads((run.path / "scores.json").read_text()) == result.to_dict()
+    assert (run.path / "nearest.png").read_bytes().startswith(b"\x89PNG")
+    without = evaluate(run.path)
+    assert "not trained to the end" in (without.metrics["bits_per_dim"].reason or "")
+
+
+def test_a_run_of_other_data_is_refused(digits: Dataset, copies: SampleSet, tmp_path: Path) -> None:
+    """Its data changed since. Fails with: the fingerprint not compared."""
+    config = run_config(digits)
+    config["data"]["fingerprint"] = "0" * 64
+    run = create_run(tmp_path / "run", config, parameters=0)
+    copies.write_npz(run.path / "samples.npz")
+    with pytest.raises(InputError, match="was trained on other data"):
+        evaluate(run)
+    assert evaluate(run, "digits").metrics["fd"].value is not None
+    assert not (run.path / "scores.json").exists()
+
+
+class TestPoints:
+    """Points: coordinates, modes, nats."""
+
+    def test_held_out_points_reach_the_floor(self) -> None:
+        """Training points in the samples' place. Fails with: unscaled axes, images expected."""
+        data = open_dataset("ring")
+        result = evaluate(data.train.data[:600], data)
+        found = result.metrics
+        assert found["modes_covered"].value == found["modes_covered"].floor == 8
+        assert found["high_quality_share"].floor == pytest.approx(0.98889, abs=1e-5)
+        assert found["high_quality_share"].value == pytest.approx(0.98889, abs=0.015)
+        assert found["two_sample_1nn"].value == pytest.approx(0.5, abs=0.08)
+        assert found["fd"].features is not None and found["fd"].features.name == "coordinates"
+        assert found["duplicates"].value == 600
+        assert "cas" not in found and "bits_per_dim" not in found
+        assert found["nll_nats"].reason is not None
+
+    def test_collapse_is_seen(self) -> None:
+        """Points of one mode. Fails with: coverage and density exchanged."""
+        data = open_dataset("ring")
+        assert data.modes is not None
+        near = torch.cdist(data.test.data, data.modes.centers).argmin(1) == 0
+        one: Tensor = data.test.data[near][:300]
+        found = values(evaluate(one, data))
+        assert found["modes_covered"] == 1
+        assert found["coverage"] is not None and found["coverage"] < 0.3
+        assert found["recall"] is not None and found["recall"] < 0.3
+
+    def test_floor_of_nats_is_the_true_density(self, tmp_path: Path) -> None:
+        """A box over the ring says more nats than the truth. Fails with: a sign turned round."""
+        data = open_dataset("grid")
+        run = create_run(tmp_path / "run", run_config(data, "noise"), parameters=0)
+        SampleSet(points=data.train.data[:60].numpy()).write_npz(run.path / "samples.npz")
+        model = build("noise", data.spec)
+        model.low, model.high = torch.full((2,), -3.0), torch.full((2,), 3.0)
+        score = evaluate(run, model=model).metrics["nll_nats"]
+        box = 2 * np.log(6) + np.log(data.spec.scale).sum()
+        assert score.value == pytest.approx(box, abs=1e-4)
+        # 25 modes of σ = .05: ln 25 + 1 + ln(2π σ²).
+        truth = np.log(25) + 1 + np.log(2 * np.pi * 0.05**2)
+        assert score.floor == pytest.approx(truth, abs=0.15)
+
+
+def test_stacked_digits_count_their_modes() -> None:
+    """A thousand training triples. Fails with: modes counted per channel."""
+    data = open_dataset("stacked-digits")
+    found = evaluate(data.train.data[:300], data).metrics
+    modes = found["modes_covered"]
+    # 300 draws from 1000 modes meet 1000 (1 - e^-0.3) = 259 of them.
+    assert modes.value == pytest.approx(259, abs=25) and modes.floor == pytest.approx(259, abs=25)
+    assert found["fd"].value is not None
+    assert found["class_histogram_tv"].value is None
+
+
+def test_floors_are_remembered(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepared once, read from memory and from disk. Fails with: a key without N."""
+    from genzoo.evaluation import reference
+
+    prepare(digits, 60)
+    monkeypatch.setattr(reference.Reference, "_measure", None)
+    prepare(digits, 60)
+    monkeypatch.setattr(reference, "_floors", {})
+    prepare(digits, 60)
+    with pytest.raises(TypeError):
+        prepare(digits, 61)
