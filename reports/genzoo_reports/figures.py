@@ -345,15 +345,18 @@ def _distinct(names: Sequence[str], curves: _Curves) -> list[str]:
     for name in names:
         if not any(
             all(
-                name not in parts
-                or other not in parts
-                or np.array_equal(parts[name][1], parts[other][1])
+                name not in parts or other not in parts or _same(parts[name][1], parts[other][1])
                 for _, parts in curves
             )
             for other in kept
         ):
             kept.append(name)
     return kept
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two curves would lie on each other."""
+    return one.shape == other.shape and bool(np.allclose(one, other, rtol=0.01))
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

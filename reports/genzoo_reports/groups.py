@@ -80,6 +80,11 @@ class Model:
         """The runs that ended well."""
         return tuple(run for run in self.runs if not run.failed)
 
+    @property
+    def leans(self) -> bool:
+        """Whether its samples lie nearer to the training data than chance explains."""
+        return not self.copies and (self.value("train_nn_share") or 0.0) > LEAN_SHARE
+
     def value(self, name: str) -> float | None:
         """Mean of a metric, ``None`` where it was not evaluated."""
         summary = self.metrics.get(name)

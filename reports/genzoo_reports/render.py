@@ -231,7 +231,7 @@ def _card(table: Table, verdict: Verdict) -> Card:
             Rung(
                 label=model.label,
                 slot=model.slot,
-                shown=digits(mean, name),
+                shown=" ".join(filter(None, (digits(mean, name), summary.likelihood))),
                 at=place(mean),
                 low=place(mean if summary.low is None else summary.low),
                 high=place(mean if summary.high is None else summary.high),

@@ -6,12 +6,12 @@ copiers are called out, one seed gives no confidence, and likelihoods are ranked
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from genzoo.evaluation.catalogue import METRICS
 from genzoo_reports.claims import RATIOS, Claim, distance, eligible, equal_cost
-from genzoo_reports.groups import LEAK_SHARE, LEAN_SHARE, Model
+from genzoo_reports.groups import LEAK_SHARE, Model
 from genzoo_reports.tables import Table
 from genzoo_reports.wording import NOT_EVALUATED, arrow, compact, digits, join, percent, title
 
@@ -142,13 +142,25 @@ def _answer(table: Table, name: str) -> _Answer:
     else:
         answer = _tied(table, claim)
     if copier is None:
-        return answer
+        return _with_caveat(answer, ranked, name)
     callout = (
         f"{copier.label} has the best {_NOUNS[name]} ({_shown(copier, name)}), but it copies: "
         f"{copier.copies}. That is memory, not quality, and does not count as a lead."
     )
     rest = [f"Without it: {sentence}" for sentence in answer.sentences] if ranked else []
     return _Answer(f"{copier.label} is ahead by copying", "warn", answer.leader, [callout, *rest])
+
+
+def _with_caveat(answer: _Answer, ranked: Sequence[Model], name: str) -> _Answer:
+    """Not more praise than a leader deserves that leans on its training data."""
+    if ranked and ranked[0].leans and METRICS[name].group in ("fidelity", "diversity", "modes"):
+        share = percent(ranked[0].value("train_nn_share") or 0.0)
+        answer.tone = "warn"
+        answer.sentences.append(
+            f"But {ranked[0].label} leans on its training data ({share} of its samples lie nearer "
+            "to it than to held-out data, 50 % is fair), so part of this may be memory."
+        )
+    return answer
 
 
 def _leading_copier(table: Table, name: str) -> Model | None:
@@ -266,9 +278,7 @@ def _memorization(table: Table) -> Verdict:
             "lie nearer to training than to held-out data, less than the fair 50 %: either it has "
             "seen the held-out data, or its samples are far from both."
         )
-    leaning = [
-        m for m in known if m not in copiers and (m.value("train_nn_share") or 0.0) > LEAN_SHARE
-    ]
+    leaning = [model for model in known if model.leans]
     for model in leaning:
         share = percent(model.value("train_nn_share") or 0.0)
         sentences.append(
@@ -323,6 +333,8 @@ def _likelihood(table: Table, name: str) -> Verdict:
         labels.setdefault(model.metrics[name].likelihood or "unlabelled", []).append(model)
     ranked_label = eligible(name, table.contenders)[0].metrics[name].likelihood or "unlabelled"
     answer = _answer(table, name)
+    if len(labels) > 1 and max(map(len, labels.values())) == 1:
+        answer = _Answer("Not ranked", "plain")
     sentences = list(answer.sentences)
     if len(labels) == 1:
         sentences.append(_label_meaning(ranked_label))
@@ -333,9 +345,15 @@ def _likelihood(table: Table, name: str) -> Verdict:
             if label != ranked_label
         )
         same = join([model.label for model in labels[ranked_label]])
+        alone = (
+            f"Each number is of another kind, and exact values, bounds and estimates are not "
+            f"ranked against each other: {_shown_same(labels, ranked_label, name)}; {apart}."
+        )
         sentences.append(
             f"Ranked among numbers of one kind only ({ranked_label}: {same}). Not ranked with "
             f"them, because exact values, bounds and estimates differ in meaning: {apart}."
+            if answer.sentences
+            else alone
         )
     if without:
         reasons = {table.model(m.label).metrics[name].reason or NOT_EVALUATED for m in without}
@@ -345,6 +363,10 @@ def _likelihood(table: Table, name: str) -> Verdict:
     if answer.leader and len(labels) > 1:
         headline = f"{answer.leader} leads among {plural(ranked_label)}"
     return Verdict(topic, question, headline, answer.tone, tuple(sentences), name, answer.leader)
+
+
+def _shown_same(labels: Mapping[str, Sequence[Model]], label: str, name: str) -> str:
+    return join([f"{model.label} {_shown(model, name)} ({label})" for model in labels[label]])
 
 
 def plural(label: str) -> str:

@@ -17,7 +17,9 @@ def digits(value: float, metric: str = "") -> str:
     >>> digits(0.12345), digits(52341.7), digits(12.04, "training_seconds")
     ('0.123', '52,342', '12.0')
     """
-    if metric in ("parameters", "nfe", "duplicates") and value == round(value):
+    if metric == "parameters":
+        return compact(value)
+    if metric in ("nfe", "duplicates") and value == round(value):
         return f"{value:,.0f}"
     size = abs(value)
     if size >= 1e7 or 0 < size < 5e-4:

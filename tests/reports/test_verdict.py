@@ -221,3 +221,22 @@ def test_other_extractors_or_sample_numbers_are_not_ranked(tmp_path: Path) -> No
     assert "different numbers of samples (100 and 797)" in said(
         topic(table_of(one, few), "Sample quality")
     )
+
+
+def test_one_likelihood_of_each_kind_is_no_ranking(tmp_path: Path) -> None:
+    flow = write_run(tmp_path / "a", "flow", 0, {"nll_nats": metric(0.4, likelihood="exact")})
+    vae = write_run(tmp_path / "b", "vae", 0, {"nll_nats": metric(2.1, likelihood="bound")})
+    verdict = topic(table_of(flow, vae), "Likelihood")
+    assert verdict.headline == "Not ranked" and verdict.leader == ""
+    assert "flow 0.400 (exact)" in said(verdict) and "vae 2.10 (bound)" in said(verdict)
+
+
+def test_a_leader_that_leans_on_its_training_data_is_not_praised_plainly(tmp_path: Path) -> None:
+    near = [{"fd": 0.1 + s / 1e3, "train_nn_share": 0.58} for s in (0, 1, 2)]
+    fair = [{"fd": 0.5 + s / 1e3, "train_nn_share": 0.50} for s in (0, 2, 1)]
+    one, two = write_seeds(tmp_path, "gan", near), write_seeds(tmp_path, "vae", fair)
+    table = table_of(*one, *two)
+    verdict = topic(table, "Sample quality")
+    assert (verdict.leader, verdict.tone) == ("gan", "warn")
+    assert "58 % of its samples lie nearer to it" in said(verdict)
+    assert topic(table, "Memorization").headline == "gan leans on training data"
