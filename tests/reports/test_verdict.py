@@ -97,7 +97,8 @@ def test_one_seed_claims_no_confidence(tmp_path: Path) -> None:
 
 def test_a_copying_model_that_leads_is_called_out(tmp_path: Path) -> None:
     def rows(fd: float, share: float) -> list[dict[str, Any]]:
-        return [{"fd": fd + 0.001 * s, "train_nn_share": share} for s in range(3)]
+        spread = (0.0, 0.1 * fd, 0.03 * fd)
+        return [{"fd": fd + more, "train_nn_share": share} for more in spread]
 
     copier = write_seeds(tmp_path, "gan", rows(0.01, 0.81))
     honest = write_seeds(tmp_path, "diffusion", rows(0.10, 0.51))
@@ -240,3 +241,11 @@ def test_a_leader_that_leans_on_its_training_data_is_not_praised_plainly(tmp_pat
     assert (verdict.leader, verdict.tone) == ("gan", "warn")
     assert "58 % of its samples lie nearer to it" in said(verdict)
     assert topic(table, "Memorization").headline == "gan leans on training data"
+
+
+def test_equal_gaps_in_every_seed_are_no_proof_of_certainty(tmp_path: Path) -> None:
+    one = write_seeds(tmp_path, "gan", series("modes_covered", 8, 8, 8))
+    two = write_seeds(tmp_path, "vae", series("modes_covered", 7, 7, 7))
+    claim = table_of(*one, *two).claims["modes_covered"]
+    assert claim.p_value == 0.25
+    assert not claim.supported
