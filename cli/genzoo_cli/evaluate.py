@@ -27,12 +27,8 @@ from genzoo_cli.show import evaluation_answer
 @click.option("-o", "--out", type=options.FILE, metavar="FILE", help="Also write the JSON there.")
 @options.seed("what an estimate draws")
 @options.device
-@click.option(
-    "--model",
-    "trust_model",
-    metavar="FILE.py:Class",
-    help="The class, for a run of your own model; its file is executed.",
-)
+@options.own_model
+@options.trust
 @options.data_root
 @options.size
 @options.pass_session

@@ -88,6 +88,14 @@ samples = click.option(
     metavar="N",
     help="How many to draw, and score, at the end.",
 )
+own_model = click.option(
+    "--model",
+    metavar="FILE.py:Class",
+    help="The class, for a run of your own model; its file is executed.",
+)
+trust = click.option(
+    "--trust", is_flag=True, help="Execute the file that the run names as its model, if unchanged."
+)
 threads = click.option(
     "--threads", type=COUNT, metavar="N", help="CPU threads of the training.  [default: all cores]"
 )

@@ -50,8 +50,8 @@ from genzoo_cli.show import samples_answer
     help="At a time.",
 )
 @options.device
-@click.option("--model", metavar="FILE.py:Class", help="The class, for a run of your own model.")
-@click.option("--trust", is_flag=True, help="Execute the file that the run names as its model.")
+@options.own_model
+@options.trust
 @options.pass_session
 def command(session: Session, /, run: Path, out: Path, **how: Any) -> Answer:
     """Draw samples from a run and write them."""
