@@ -28,6 +28,7 @@ TESTED = (
 )
 RATIOS = frozenset({"training_seconds", "samples_per_second", "training_images_per_second"})
 """Compared as ratios (differences of logarithms): they span orders of magnitude."""
+COUNTS = frozenset({"modes_covered"})
 
 
 @dataclass(frozen=True)
@@ -170,10 +171,10 @@ def _pair(
     found = paired_difference(ours, theirs)
     p_value = found.p_value
     gaps = [one - two for one, two in zip(ours, theirs, strict=True)]
-    if p_value is not None and max(gaps) - min(gaps) <= 1e-9 * max(map(abs, gaps)):
-        # Counts (modes covered) may differ by the same number in every seed: that is no proof
-        # of a variance of zero, so only the signs count.
-        p_value = 1.0 if max(map(abs, gaps)) == 0 else 2.0 ** (1 - len(gaps))
+    if p_value is not None and leader.name in COUNTS and max(gaps) == min(gaps):
+        # Small counts often differ by the same number in every seed: that is no proof of a
+        # variance of zero, so only the signs count.
+        p_value = 1.0 if gaps[0] == 0 else 2.0 ** (1 - len(gaps))
     back = math.exp if ratio else float
     low = None if found.low is None else back(min(found.low, 700.0))
     high = None if found.high is None else back(min(found.high, 700.0))
