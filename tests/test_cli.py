@@ -26,7 +26,7 @@ import genzoo
 from genzoo.errors import Interrupted, PartialFailure
 from genzoo_cli import console
 from genzoo_cli.console import Reporter, duration, table, to_json
-from genzoo_cli.main import COMMANDS, LazyGroup
+from genzoo_cli.main import COMMANDS, LazyGroup, main
 from genzoo_cli.main import genzoo as group
 
 ROOT = Path(__file__).parents[1]
@@ -52,8 +52,6 @@ def command(name: str) -> click.Command:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained, sampled and scored run."""
-    from genzoo_cli.main import main
-
     path = tmp_path_factory.mktemp("cli") / "vae"
     assert main(["train", "--model", "vae", *TINY, "--out", str(path), "-q"]) == 0
     return path
@@ -394,6 +392,17 @@ def test_what_libraries_print_stays_out_of_the_json(
 def test_json_holds_only_json() -> None:
     with pytest.raises(ValueError, match="JSON"):
         to_json({"value": float("nan")})
+
+
+def test_a_batch_system_may_stop_any_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["genzoo", "--version"])
+    try:
+        assert main() == 0
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
