@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class GANSettings:
 
     Attributes:
         latent: length of the noise vector.
+        backbone: ``conv`` on a grid of patches, or ``mlp`` on the flat item (always so for points).
         patch: side of a patch in pixels; 0 chooses 2 for sides up to 16 and 4 above.
         width: features of both networks.
         depth: residual blocks of both networks.
@@ -43,6 +45,7 @@ class GANSettings:
     """
 
     latent: int = 64
+    backbone: Literal["conv", "mlp"] = "conv"
     patch: int = 0
     width: int = 64
     depth: int = 2
@@ -56,36 +59,45 @@ class GANSettings:
     ema: float = 0.05
 
 
-class ResidualConv(nn.Module):
-    """Two 3×3 convolutions without normalization; starts as the identity (Zhang et al. 2019)."""
+class Layout:
+    """How both networks see an item: a grid of patches, or one flat vector."""
 
-    def __init__(self, width: int) -> None:
-        """`width` channels in and out."""
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.kaiming_normal_(self.conv1.weight, a=0.2)
-        nn.init.zeros_(self.conv2.weight)
+    def __init__(self, spec: DataSpec, s: GANSettings) -> None:
+        """Points are always flat."""
+        self.shape = spec.shape
+        self.patch, self.grid, self.channels = 1, (), spec.dim
+        if spec.is_image and s.backbone == "conv":
+            self.patch = s.patch or default_patch(spec)
+            self.grid = tuple(n // self.patch for n in spec.shape[1:])
+            self.channels = spec.shape[0] * self.patch**2
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, width, H, W) -> (B, width, H, W)."""
-        out: Tensor = x + self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x, 0.2)), 0.2))
-        return out
+    def fold(self, x: Tensor) -> Tensor:
+        """(B, *shape) -> (B, channels, *grid)."""
+        return F.pixel_unshuffle(x, self.patch) if self.grid else x.flatten(1)
+
+    def unfold(self, h: Tensor) -> Tensor:
+        """(B, channels, *grid) -> (B, *shape)."""
+        return F.pixel_shuffle(h, self.patch) if self.grid else h.view(-1, *self.shape)
+
+    def layer(self, inputs: int, outputs: int) -> nn.Conv2d | nn.Linear:
+        """A 3×3 convolution on a grid, a linear layer on vectors."""
+        if self.grid:
+            return nn.Conv2d(inputs, outputs, 3, padding=1)
+        return nn.Linear(inputs, outputs)
 
 
-class ResidualLinear(nn.Module):
-    """The same for vectors."""
+class ResidualBlock(nn.Module):
+    """Two layers without normalization; starts as the identity (Zhang et al. 2019)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, layout: Layout, width: int) -> None:
         """`width` features in and out."""
         super().__init__()
-        self.first = nn.Linear(width, width)
-        self.second = nn.Linear(width, width)
+        self.first, self.second = layout.layer(width, width), layout.layer(width, width)
         nn.init.kaiming_normal_(self.first.weight, a=0.2)
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width) -> (B, width)."""
+        """(B, width, *grid) -> (B, width, *grid)."""
         out: Tensor = x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, 0.2)), 0.2))
         return out
 
@@ -94,28 +106,19 @@ class Generator(nn.Module):
     """Noise and label to an item in model space."""
 
     def __init__(self, spec: DataSpec, s: GANSettings) -> None:
-        """Convolutions on a grid of patches for images, linear layers for points."""
+        """Convolutions on a grid of patches, or linear layers."""
         super().__init__()
-        self.spec = spec
+        self.layout = Layout(spec, s)
         self.cond = ConditionEmbedding(spec, s.latent)
-        self.patch = (s.patch or default_patch(spec)) if spec.is_image else 1
-        self.grid = tuple(n // self.patch for n in spec.shape[1:])
-        cells = math.prod(self.grid)
-        self.embed = nn.Linear(2 * s.latent, s.width * cells)
-        block = ResidualConv if spec.is_image else ResidualLinear
-        self.blocks = nn.Sequential(*(block(s.width) for _ in range(s.depth)))
-        self.out: nn.Module
-        if spec.is_image:
-            self.out = nn.Conv2d(s.width, spec.shape[0] * self.patch**2, 3, padding=1)
-        else:
-            self.out = nn.Linear(s.width, spec.dim)
+        self.embed = nn.Linear(2 * s.latent, s.width * math.prod(self.layout.grid))
+        self.blocks = nn.Sequential(*(ResidualBlock(self.layout, s.width) for _ in range(s.depth)))
+        self.out = self.layout.layer(s.width, self.layout.channels)
 
     def forward(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """(B, latent) -> (B, *shape)."""
         h = self.embed(torch.cat([z, self.cond(cond, len(z), z.device)], dim=1))
-        h = self.blocks(h.unflatten(1, (-1, *self.grid)) if self.spec.is_image else h)
-        h = self.out(F.leaky_relu(h, 0.2))
-        return F.pixel_shuffle(h, self.patch) if self.spec.is_image else h
+        h = self.blocks(h.view(len(z), -1, *self.layout.grid))
+        return self.layout.unfold(self.out(F.leaky_relu(h, 0.2)))
 
 
 class Critic(nn.Module):
@@ -127,25 +130,17 @@ class Critic(nn.Module):
     def __init__(self, spec: DataSpec, s: GANSettings) -> None:
         """The mirror image of `Generator`."""
         super().__init__()
-        self.spec = spec
-        self.patch = (s.patch or default_patch(spec)) if spec.is_image else 1
-        cells = math.prod(n // self.patch for n in spec.shape[1:])
-        block = ResidualConv if spec.is_image else ResidualLinear
-        self.embed: nn.Module
-        if spec.is_image:
-            self.embed = nn.Conv2d(spec.shape[0] * self.patch**2, s.width, 3, padding=1)
-        else:
-            self.embed = nn.Linear(spec.dim, s.width)
-        self.blocks = nn.Sequential(*(block(s.width) for _ in range(s.depth)))
-        self.features = nn.Linear(s.width * cells, 2 * s.width)
+        self.layout = Layout(spec, s)
+        self.embed = self.layout.layer(self.layout.channels, s.width)
+        self.blocks = nn.Sequential(*(ResidualBlock(self.layout, s.width) for _ in range(s.depth)))
+        self.features = nn.Linear(s.width * math.prod(self.layout.grid), 2 * s.width)
         self.cond = ConditionEmbedding(spec, 2 * s.width)
         self.out = nn.Linear(2 * s.width, 1)
 
     def forward(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """(B, *shape) -> (B,)."""
-        h = F.pixel_unshuffle(x, self.patch) if self.spec.is_image else x
-        h = F.leaky_relu(self.blocks(self.embed(h)), 0.2).flatten(1)
-        h = F.leaky_relu(self.features(h), 0.2)
+        h = self.blocks(self.embed(self.layout.fold(x)))
+        h = F.leaky_relu(self.features(F.leaky_relu(h, 0.2).flatten(1)), 0.2)
         projection = (h * self.cond(cond, len(x), x.device)).sum(1) / math.sqrt(h.shape[1])
         score: Tensor = self.out(h).squeeze(1) + projection
         return score
