@@ -30,9 +30,13 @@ def cost_scores(run: Run | None, n: int) -> list[Score]:
         ),
         "nfe": (sampling.get("nfe"), "measured while sampling"),
     }
-    return [
-        Score.refused(name, n, "not recorded in this run")
-        if value is None
-        else Score(name, float(value), n, text)
-        for name, (value, text) in known.items()
-    ]
+    fitted = run.status["parameters"] == 0
+    scores = []
+    for name, (value, text) in known.items():
+        if name == "training_images_per_second" and fitted:
+            scores.append(Score.refused(name, n, "fitted in one pass"))
+        elif value is None:
+            scores.append(Score.refused(name, n, "not recorded in this run"))
+        else:
+            scores.append(Score(name, float(value), n, text))
+    return scores

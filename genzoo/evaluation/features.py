@@ -33,13 +33,13 @@ from genzoo.training.device import limited_threads
 from genzoo.types import DataSpec
 
 # Goes into the cache key: raise it whenever architecture, training or PCA change.
-VERSION = 1
+VERSION = 2
 WIDTH = 64
 BATCH = 64
 # 400 steps suffice for a thousand images (99 % on digits), 1200 for ten thousand.
 STEPS = (400, 1200)
 LEARNING_RATE = 3e-3
-PCA_ITEMS = 2000
+FIT_ITEMS = 2000
 CHUNK = 512
 
 
@@ -97,7 +97,7 @@ class Coordinates(Extractor):
 
 
 class PrincipalComponents(Extractor):
-    """The leading principal components of the pixels, unscaled."""
+    """The leading principal components of the pixels, in one unit of mean square 1."""
 
     def __init__(self, weights: Mapping[str, Tensor], split: str) -> None:
         """Use fitted ``mean`` (D,) and ``axes`` (D, d)."""
@@ -110,12 +110,13 @@ class PrincipalComponents(Extractor):
 
     @staticmethod
     def fit(images: Tensor) -> dict[str, Tensor]:
-        """Mean and axes from at most `PCA_ITEMS` images, chosen by a fixed seed."""
-        chosen = np.random.default_rng(0).permutation(len(images))[:PCA_ITEMS]
+        """Mean and axes from at most `FIT_ITEMS` images, chosen by a fixed seed."""
+        chosen = np.random.default_rng(0).permutation(len(images))[:FIT_ITEMS]
         pixels = images[torch.from_numpy(chosen)].flatten(1).double() / 255
         mean = pixels.mean(0)
-        _, _, axes = torch.linalg.svd(pixels - mean, full_matrices=False)
-        return {"mean": mean, "axes": axes[:WIDTH].T.contiguous()}
+        _, spread, axes = torch.linalg.svd(pixels - mean, full_matrices=False)
+        unit = spread[:WIDTH].square().mean().div(len(pixels)).sqrt().clamp(min=1e-6)
+        return {"mean": mean, "axes": (axes[:WIDTH].T / unit).contiguous()}
 
 
 class Classifier(nn.Module):
@@ -133,6 +134,8 @@ class Classifier(nn.Module):
         self.leave = nn.Conv2d(64, 64, 3, padding=1)
         self.feature = nn.Linear(64 * 16, WIDTH)
         self.head = nn.Linear(WIDTH, classes)
+        self.unit: Tensor
+        self.register_buffer("unit", torch.ones(()))
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 (N, C, H, W) -> (N, 64)."""
@@ -149,7 +152,7 @@ class Classifier(nn.Module):
 
 
 class ClassifierFeatures(Extractor):
-    """The penultimate activations of a `Classifier`, and its class scores."""
+    """The penultimate activations of a `Classifier` in their unit, and its class scores."""
 
     def __init__(self, network: Classifier, info: FeatureInfo, device: torch.device) -> None:
         """Take a trained network."""
@@ -160,7 +163,8 @@ class ClassifierFeatures(Extractor):
     def _extract(self, items: Tensor) -> Features:
         features = self.network.features(items.to(self.device))
         logits = self.network.head(features)
-        return Features(features.cpu().double(), logits.cpu().double())
+        scaled = features / self.network.unit
+        return Features(scaled.cpu().double(), logits.cpu().double())
 
 
 class StackedFeatures(Extractor):
@@ -217,6 +221,9 @@ def train_classifier(
             cycle.step()
             if step % 50 == 49 or step + 1 == steps:
                 progress.update("feature extractor", (step + 1) / steps, f"loss {loss:.3f}")
+        with torch.no_grad():
+            # So that numbers, and the cubic kernel of KID, do not depend on a chance scale.
+            network.unit.copy_(network.features(images[:FIT_ITEMS]).square().mean().sqrt())
     return network
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genzoo.evaluation.neighbours import Measured
-from genzoo.evaluation.statistics import Interval, block_jackknife, wilson
+from genzoo.evaluation.neighbours import Measured, balls, held_share
+from genzoo.evaluation.statistics import Interval, block_jackknife
 
 BLOCKS = 10
 PRECISION_K = 3
@@ -93,10 +93,6 @@ def precision_recall(samples: Tensor, real: Tensor) -> tuple[Measured, Measured]
     Args:
         samples: (N, d) features.
         real: (N, d), equally many.
-
-    Returns:
-        Precision, whose interval is over samples with the real items held fixed, and recall,
-        whose interval is over real items with the samples held fixed.
     """
     from torch_fidelity import metric_prc
 
@@ -111,8 +107,8 @@ def precision_recall(samples: Tensor, real: Tensor) -> tuple[Measured, Measured]
     precision = float(found[metric_prc.KEY_METRIC_PRECISION])
     recall = float(found[metric_prc.KEY_METRIC_RECALL])
     return (
-        Measured(precision, wilson(precision, len(samples))),
-        Measured(recall, wilson(recall, len(real))),
+        held_share(balls(real, samples, PRECISION_K, closed=True), precision),
+        held_share(balls(samples, real, PRECISION_K, closed=True), recall),
     )
 
 

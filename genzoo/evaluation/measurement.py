@@ -20,8 +20,7 @@ MIN_ITEMS = 50
 NEAREST_SHOWN = 10
 
 _JACKKNIFE = "95 % interval: jackknife over 10 disjoint blocks of both sides"
-_GIVEN_REAL = "95 % interval over samples, real items fixed"
-_GIVEN_SAMPLES = "95 % interval over real items, samples fixed"
+_BOTH_SIDES = "95 % interval over both sides, conservative"
 
 
 def two_sample_size(samples: int, test: int) -> int:
@@ -104,12 +103,10 @@ class Measurement:
         k_pr = f"k = {fidelity.PRECISION_K}, distance <= radius"
         k_dc = f"k = {neighbours.DENSITY_K}, distance < radius"
         scores += [
-            self._score("precision", precision, f"{k_pr}; {_GIVEN_REAL} (Wilson); {floor}"),
-            self._score("recall", recall, f"{k_pr}; {_GIVEN_SAMPLES} (Wilson); {floor}"),
-            self._score("density", density, f"{k_dc}; {_GIVEN_REAL}; floor: exact expectation"),
-            self._score(
-                "coverage", coverage, f"{k_dc}; {_GIVEN_SAMPLES} (Wilson); floor: exact expectation"
-            ),
+            self._score("precision", precision, f"{k_pr}; {_BOTH_SIDES}; {floor}"),
+            self._score("recall", recall, f"{k_pr}; {_BOTH_SIDES}; {floor}"),
+            self._score("density", density, f"{k_dc}; {_BOTH_SIDES}; floor: exact expectation"),
+            self._score("coverage", coverage, f"{k_dc}; {_BOTH_SIDES}; floor: exact expectation"),
         ]
         if not self.dataset.spec.is_image:
             value = Measured(neighbours.sliced_wasserstein(a, real))

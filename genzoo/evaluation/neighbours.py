@@ -79,6 +79,76 @@ def radii(x: Tensor, k: int) -> Tensor:
     return torch.cat(out)
 
 
+class Balls(NamedTuple):
+    """Which items lie in the balls around which centres.
+
+    Attributes:
+        of_item: in how many balls each item lies, (N,).
+        of_center: how many items each ball holds, (M,).
+        only_item: how many items lie in this ball and no other, (M,).
+        only_center: how many balls hold this item and no other, (N,).
+    """
+
+    of_item: Tensor
+    of_center: Tensor
+    only_item: Tensor
+    only_center: Tensor
+
+
+def balls(centers: Tensor, items: Tensor, k: int, *, closed: bool) -> Balls:
+    """Count memberships in the balls that reach to each centre's k-th nearest other centre.
+
+    Args:
+        centers: (M, d).
+        items: (N, d).
+        k: neighbours that make a ball.
+        closed: whether an item on the surface is inside (``<=``) or not (``<``).
+    """
+    radius = radii(centers, k)
+    of_item = torch.zeros(len(items), dtype=torch.int64)
+    holder = torch.zeros(len(items), dtype=torch.int64)
+    of_center, only_center = [], torch.zeros(len(items), dtype=torch.int64)
+    for block, d in distance_blocks(centers, items):
+        limit = radius[block, None]
+        inside = d <= limit if closed else d < limit
+        of_item += inside.sum(0)
+        holder = torch.where(inside.any(0), inside.int().argmax(0) + block.start, holder)
+        held = inside.sum(1)
+        of_center.append(held)
+        single = inside[held == 1].int().argmax(1)
+        only_center += torch.bincount(single, minlength=len(items))
+    only_item = torch.bincount(holder[of_item == 1], minlength=len(centers))
+    return Balls(of_item, torch.cat(of_center), only_item, only_center)
+
+
+def held_share(found: Balls, value: float | None = None) -> Measured:
+    """Share of items in any ball (precision, recall), with an interval over both sides.
+
+    Args:
+        found: memberships.
+        value: the share where it is already known.
+    """
+    share = float((found.of_item > 0).double().mean()) if value is None else value
+    return Measured(share, _both_sides(share, len(found.of_item), found.only_item))
+
+
+def hit_share(found: Balls) -> Measured:
+    """Share of balls with any item (coverage), with an interval over both sides."""
+    share = float((found.of_center > 0).double().mean())
+    return Measured(share, _both_sides(share, len(found.of_center), found.only_center))
+
+
+def _both_sides(share: float, n: int, only: Tensor) -> Interval:
+    """Wilson's interval with the variance that the other side's items add.
+
+    Without one of those the share loses the ones that only it accounts for (Efron and Stein
+    1981); that this ignores the balls' growth errs on the wide side.
+    """
+    own = share * (1 - share) / n
+    other = float((only - only.double().mean()).square().sum()) / n**2
+    return wilson(share, n * own / (own + other) if own > 0 else n)
+
+
 def density_coverage(
     samples: Tensor, real: Tensor, k: int = DENSITY_K
 ) -> tuple[Measured, Measured]:
@@ -88,26 +158,14 @@ def density_coverage(
         samples: (N, d) features.
         real: (M, d) features.
         k: neighbours that make a real item's ball.
-
-    Returns:
-        Density, whose interval is over samples with the real items held fixed, and coverage,
-        whose interval is over real items with the samples held fixed.
     """
-    radius = radii(real, k)
-    hits = torch.zeros(len(samples), dtype=torch.float64)
-    covered = torch.zeros(len(real), dtype=torch.bool)
-    for block, d in distance_blocks(real, samples):
-        inside = d < radius[block, None]
-        hits += inside.sum(0)
-        covered[block] = inside.any(1)
-    per_sample = hits / k
+    found = balls(real, samples, k, closed=False)
+    per_sample = found.of_item.double() / k
+    per_real = found.of_center.double() * (len(real) / (k * len(samples)))
     density = float(per_sample.mean())
-    error = float(per_sample.std()) / math.sqrt(len(samples))
-    coverage = float(covered.double().mean())
-    return (
-        Measured(density, around(density, error, len(samples) - 1)),
-        Measured(coverage, wilson(coverage, len(real))),
-    )
+    error = math.sqrt(float(per_sample.var()) / len(samples) + float(per_real.var()) / len(real))
+    interval = around(density, error, min(len(samples), len(real)) - 1)
+    return Measured(density, interval), hit_share(found)
 
 
 def expected_coverage(n_real: int, n_samples: int, k: int = DENSITY_K) -> float:

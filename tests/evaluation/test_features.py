@@ -114,14 +114,17 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(digits: Dataset, tmp_path
 
 
 def test_components_keep_distances(digits: Dataset, tmp_path: Path) -> None:
-    """All 64 components of 64 pixels: an isometry of the centred pixels.
+    """All 64 components of 64 pixels: the pixels' distances in another unit.
 
     Fails with: axes not orthogonal, pixels not centred.
     """
     found = features.open_extractor(unlabelled(digits), tmp_path, CPU, Notes())
     images = to_display(digits.test.data[:40], digits.spec)
     z, pixels = found(images).features, images.flatten(1).double() / 255
-    assert torch.allclose(torch.cdist(z, z), torch.cdist(pixels, pixels), atol=1e-6)
+    ratio = torch.pdist(z) / torch.pdist(pixels)
+    assert torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-6)
+    train = found(to_display(digits.train.data, digits.spec)).features
+    assert float(train.square().mean()) == pytest.approx(1.0, abs=1e-6)
     assert found.info.accuracy is None and found.info.split == "train"
 
 
