@@ -39,6 +39,7 @@ from genzoo.runs import (
     is_unused,
     lock,
     open_run,
+    remove_leftovers,
     write_json,
 )
 from genzoo.sampling import draw
@@ -180,6 +181,7 @@ class _Job:
                 self.progress.note(f"there is no run in '{path}' yet: starting one")
             return create_run(path, config, parameters=0)
         run = open_run(path)
+        remove_leftovers(path)
         _check_agreement(run, config)
         if run.finished:
             self.progress.note(f"run '{path}' is finished")

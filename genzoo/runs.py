@@ -55,6 +55,7 @@ __all__ = [
     "lock",
     "open_run",
     "read_json",
+    "remove_leftovers",
     "write_bytes",
     "write_json",
 ]
@@ -236,6 +237,14 @@ def is_unused(path: str | Path) -> bool:
         names = {entry.name for entry in path.iterdir()}
     # A process killed while it began leaves a temporary configuration.
     return all(name in (LOCK, LOG) or name.startswith(f".{CONFIG}.") for name in names)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of a process that was killed while it wrote; own the lock."""
+    for name in (CONFIG, STATUS, WEIGHTS, HISTORY, SAMPLES, SAMPLES_PICTURE, SAMPLES_INFO, SCORES):
+        for leftover in path.glob(f".{name}.*"):
+            with disk_errors(leftover):
+                leftover.unlink(missing_ok=True)
 
 
 def create_run(path: Path, config: Mapping[str, Any], parameters: int) -> Run:

@@ -21,6 +21,7 @@ from genzoo.progress import Progress, Silent
 from genzoo.runs import is_run, open_run
 
 RETRIES = 1  # of a process that was killed
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def in_processes(
         while waiting or running:
             while waiting and len(running) < jobs:
                 running.append(_start(waiting.pop(0), dataset, tries=0))
-            time.sleep(0.1)
+            time.sleep(POLL_SECONDS)
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 if job.process.returncode < 0 and job.tries < RETRIES:
@@ -125,7 +126,9 @@ def in_processes(
                     failed[name] = _reason_of_exit(job)
                     progress.note(f"{name} failed: {failed[name]}")
                 job.errors.close()
-            progress.update("comparison", done / len(tasks), ", ".join(_names(running)))
+            begun = sum(_progress(job.task.path) for job in running)
+            names = ", ".join(job.task.path.name for job in running)
+            progress.update("comparison", (done + begun) / len(tasks), names)
     finally:
         # Only an interruption leaves some: each saves itself at the end of its step.
         for job in running:
@@ -136,8 +139,12 @@ def in_processes(
     return failed
 
 
-def _names(running: Sequence[_Process]) -> list[str]:
-    return [job.task.path.name for job in running]
+def _progress(path: Path) -> float:
+    """Of a run's training, as its process last logged it."""
+    try:
+        return float(open_run(path).history()[-1]["progress"])
+    except (InputError, LookupError):
+        return 0.0
 
 
 def _start(task: Task, dataset: Dataset, tries: int) -> _Process:
