@@ -218,7 +218,8 @@ class Reporter:
         fraction = min(max(fraction, 0.0), 1.0)
         with self._lock:
             state = self._tasks.setdefault(task, _Task(time.monotonic(), fraction))
-            if sys.stderr.isatty():
+            # Live bars put a stream of their own in the place of stderr, so they are asked first.
+            if self._bars is not None or sys.stderr.isatty():
                 self._draw(task, state, fraction, detail)
             else:
                 self._print(task, state, fraction, detail)
