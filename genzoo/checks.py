@@ -241,7 +241,7 @@ def gradients_reach_every_group(s: Subject) -> None:
     groups = s.model.param_groups()
     for phase in _phases(s):
         s.model.zero_grad(set_to_none=True)
-        s.model.loss(s.batch(), phase, TrainState()).total.backward()  # type: ignore[no-untyped-call]
+        s.model.loss(s.batch(), phase, TrainState()).total.backward()
         missing = sum(p.grad is None for p in groups[phase])
         _require(not missing, f"phase {phase}: {missing} parameters get no gradient")
         gradients = [p.grad for p in groups[phase] if p.grad is not None]

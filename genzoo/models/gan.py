@@ -65,7 +65,8 @@ class Layout:
     def __init__(self, spec: DataSpec, s: GANSettings) -> None:
         """Points are always flat."""
         self.shape = spec.shape
-        self.patch, self.grid, self.channels = 1, (), spec.dim
+        self.patch, self.channels = 1, spec.dim
+        self.grid: tuple[int, ...] = ()
         if spec.is_image and s.backbone == "conv":
             self.patch = s.patch or default_patch(spec)
             self.grid = tuple(n // self.patch for n in spec.shape[1:])
