@@ -70,7 +70,7 @@ def test_classifier_of_digits(digits: Dataset, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_training_is_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Same weights whatever was drawn before. Fails with: global randomness in the batches."""
+    """Same weights whatever was drawn before. Fails with: no seed inside `fork_rng`."""
     monkeypatch.setattr(features, "STEPS", (4, 4))
     images = torch.randint(0, 256, (30, 3, 20, 24), dtype=torch.uint8)
     first = features.train_classifier(images, torch.arange(30) % 3, 3, Notes())

@@ -106,7 +106,7 @@ def test_inception_score_of_one_hot_and_constant() -> None:
 
     Fails with: ten splits (each misses classes), probabilities in the place of logits.
     """
-    certain = torch.eye(7, dtype=torch.float64).repeat(10, 1) * 1000
+    certain = torch.eye(7, dtype=torch.float64).repeat_interleave(10, 0) * 1000
     assert fidelity.inception_score(certain) == pytest.approx(7.0, abs=1e-9)
     assert fidelity.inception_score(torch.ones(70, 7)) == pytest.approx(1.0, abs=1e-9)
 

@@ -19,7 +19,7 @@ def points(n: int, d: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize(
     ("n", "m", "k", "expected"),
-    [(1000, 1000, 5, 0.969), (1000, 1000, 3, 0.8754), (1000, 500, 5, 0.869)],
+    [(1000, 1000, 5, 0.969), (1000, 1000, 3, 0.8754), (1000, 500, 5, 0.869), (2, 1, 1, 0.5)],
 )
 def test_expected_coverage(n: int, m: int, k: int, expected: float) -> None:
     """Values of the closed form. Fails with: the product from 0, or to k-1."""
@@ -89,9 +89,12 @@ def test_two_sample_extremes() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row blocks of 3 give what one block gives. Fails with: self masked at a block's own row."""
     a, b = points(50, 4, 0), points(50, 4, 1)
-    whole = (neighbours.two_sample_1nn(a, b), neighbours.density_coverage(a, b))
+    whole = neighbours.two_sample_1nn(a, b)
+    counted = neighbours.balls(a, b, 2, closed=True)
     monkeypatch.setattr(neighbours, "BLOCK_NUMBERS", 150)
-    assert (neighbours.two_sample_1nn(a, b), neighbours.density_coverage(a, b)) == whole
+    assert neighbours.two_sample_1nn(a, b) == whole
+    in_blocks = neighbours.balls(a, b, 2, closed=True)
+    assert all(torch.equal(x, y) for x, y in zip(in_blocks, counted, strict=True))
 
 
 def test_sliced_wasserstein_of_a_shift() -> None:

@@ -15,7 +15,17 @@ from torch import Tensor
 from genzoo.data import Dataset, open_dataset
 from genzoo.data.ranges import to_display
 from genzoo.errors import InputError
-from genzoo.evaluation import METRICS, Evaluation, evaluate, evaluate_all, prepare
+from genzoo.evaluation import (
+    METRICS,
+    Evaluation,
+    evaluate,
+    evaluate_all,
+    neighbours,
+    prepare,
+    reference,
+)
+from genzoo.evaluation.cache import cache_folder
+from genzoo.progress import Silent
 from genzoo.registry import build
 from genzoo.runs import create_run
 from genzoo.samples import SampleSet
@@ -75,7 +85,7 @@ def values(result: Evaluation) -> Mapping[str, float | None]:
 def test_copies_are_caught(scored: Evaluation) -> None:
     """Every copy is found, CAS is near its ceiling, and the features say how they were made.
 
-    Fails with: samples compared as levels with pixels, floors of another N.
+    Fails with: train and test exchanged, a Fréchet distance of the wrong sign.
     """
     found = scored.metrics
     assert scored.n == COPIES and scored.source == "arrays"
@@ -276,7 +286,7 @@ class TestPoints:
 
     def test_floor_of_nats_is_the_true_density(self, tmp_path: Path) -> None:
         """A box over the ring says more nats than the truth. Fails with: a sign turned round."""
-        data = open_dataset("grid")
+        data = open_dataset("ring")
         run = create_run(tmp_path / "run", run_config(data, "noise"), parameters=0)
         SampleSet(points=data.train.data[:60].numpy()).write_npz(run.path / "samples.npz")
         model = build("noise", data.spec)
@@ -284,13 +294,13 @@ class TestPoints:
         score = evaluate(run, model=model).metrics["nll_nats"]
         box = 2 * np.log(6) + np.log(data.spec.scale).sum()
         assert score.value == pytest.approx(box, abs=1e-4)
-        # 25 modes of σ = .05: ln 25 + 1 + ln(2π σ²).
-        truth = np.log(25) + 1 + np.log(2 * np.pi * 0.05**2)
-        assert score.floor == pytest.approx(truth, abs=0.15)
+        # Eight modes of σ = .01: ln 8 + 1 + ln(2π σ²); 1000 items err by 1/√1000.
+        truth = np.log(8) + 1 + np.log(2 * np.pi * 0.01**2)
+        assert score.floor == pytest.approx(truth, abs=4 / 1000**0.5)
 
 
 def test_stacked_digits_count_their_modes() -> None:
-    """A thousand training triples. Fails with: modes counted per channel."""
+    """Training triples. Fails with: digits counted for triples, a floor at another N."""
     data = open_dataset("stacked-digits")
     found = evaluate(data.train.data[:300], data).metrics
     modes = found["modes_covered"]
@@ -302,12 +312,26 @@ def test_stacked_digits_count_their_modes() -> None:
 
 def test_floors_are_remembered(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepared once, read from memory and from disk. Fails with: a key without N."""
-    from genzoo.evaluation import reference
-
     prepare(digits, 60)
+    known = reference.open_reference(digits, cache_folder(), torch.device("cpu"), Silent())
+    measured = known.floors(60, 60, Silent())
     monkeypatch.setattr(reference.Reference, "_measure", None)
-    prepare(digits, 60)
+    assert known.floors(60, 60, Silent()) == measured
     monkeypatch.setattr(reference, "_floors", {})
-    prepare(digits, 60)
+    assert known.floors(60, 60, Silent()) == measured
     with pytest.raises(TypeError):
-        prepare(digits, 61)
+        known.floors(61, 60, Silent())
+    with pytest.raises(TypeError):
+        known.floors(60, 61, Silent())
+
+
+def test_pixels_are_compared_exactly(digits: Dataset) -> None:
+    """Distances of 8x8 pixels are whole numbers, so that ties are seen.
+
+    Fails with: pixels divided by 255.
+    """
+    known = reference.open_reference(digits, cache_folder(), torch.device("cpu"), Silent())
+    distances = neighbours.squared_distances(known.test_space[:100], known.train_space)
+    assert torch.equal(distances, distances.round())
+    whole = (known.test[:100, None].long() - known.train[None, :50].long()).square().sum((2, 3, 4))
+    assert torch.equal(distances[:, :50].long(), whole)
