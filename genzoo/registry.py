@@ -9,6 +9,8 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import re
 import sys
 import typing
 from collections.abc import Mapping
@@ -205,6 +207,44 @@ def parse_settings(cls: type, settings: Mapping[str, Any], model: str) -> Any:
         return cls(**parsed)
     except ValueError as error:
         raise InputError(f"settings of {model}: {error}") from error
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """One setting of a model, for people.
+
+    Attributes:
+        name: as given to ``--set``.
+        type: ``int``, ``float``, ``true or false``, or the values to choose from.
+        default: its value where nothing is set.
+        meaning: from the settings' docstring; empty where that says nothing.
+    """
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+
+
+def describe_settings(cls: type) -> list[SettingInfo]:
+    """The fields of a settings dataclass, explained by its docstring's ``Attributes``."""
+    hints = typing.get_type_hints(cls)
+    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    said = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
+    meaning = {name: " ".join(text.split()).replace("`", "") for name, text in said}
+    return [
+        SettingInfo(f.name, _type_name(hints[f.name]), f.default, meaning.get(f.name, ""))
+        for f in dataclasses.fields(cls)
+    ]
+
+
+def _type_name(kind: Any) -> str:
+    options = typing.get_args(kind)
+    if not options:
+        return {bool: "true or false"}.get(kind, getattr(kind, "__name__", str(kind)))
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(map(str, options))
+    return " or ".join("none" if o is type(None) else _type_name(o) for o in options)
 
 
 def _convert(value: Any, kind: Any, shown: str) -> Any:

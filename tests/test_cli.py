@@ -271,7 +271,7 @@ def test_models_and_their_settings(genzoo_says: Genzoo) -> None:
     assert names[:4] == ["gan", "vae", "flow", "diffusion"]
     said = genzoo_says("models", "vae")
     settings = strict(genzoo_says("models", "vae", "--json").out)["settings"]
-    assert {"name", "type", "default"} == set(settings[0])
+    assert {"name", "type", "default", "meaning"} == set(settings[0])
     assert all(setting["name"] in said.out for setting in settings)
     assert "No settings" in genzoo_says("models", "noise").out
 

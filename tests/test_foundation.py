@@ -14,7 +14,15 @@ import torch
 from genzoo.errors import InputError, unknown
 from genzoo.model import draw_labels
 from genzoo.noise import NoiseSource, derive_seed
-from genzoo.registry import MODELS, build, file_hash, parse_settings, resolve
+from genzoo.registry import (
+    MODELS,
+    build,
+    describe_settings,
+    file_hash,
+    load_class,
+    parse_settings,
+    resolve,
+)
 from genzoo.types import Budget, DataSpec, SampleOptions
 
 
@@ -127,6 +135,16 @@ def test_settings_are_read_by_type() -> None:
 def test_settings_refuse_and_say_why(key: str, value: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         parse_settings(Typed, {key: value}, "m")
+
+
+def test_settings_describe_themselves() -> None:
+    """Every setting of every model has a type that people can read and a meaning."""
+    for entry in MODELS.values():
+        for setting in describe_settings(load_class(entry.name).Settings):
+            assert setting.meaning, f"{entry.name}.{setting.name}"
+            assert "<" not in setting.type and "typing" not in setting.type
+    kinds = {s.name: s.type for s in describe_settings(Typed)}
+    assert kinds["kind"] == "a, b" and kinds["top"] == "float or none"
 
 
 def test_a_model_from_a_file(tmp_path: Path) -> None:

@@ -39,7 +39,12 @@ def _all() -> Answer:
 
     entries = list(DATASETS.values())
     rows = [
-        (entry.name, entry.kind, "" if entry.embedded else "downloaded", entry.summary)
+        (
+            entry.name,
+            entry.kind,
+            "" if entry.embedded or entry.name.startswith("folder:") else "downloaded",
+            entry.summary,
+        )
         for entry in entries
     ]
     more = "\n\nYour own images: --data folder:PATH, with a sub-folder per class or none."

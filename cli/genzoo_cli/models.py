@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import click
 
@@ -39,16 +38,14 @@ def _all() -> Answer:
 
 
 def _one(name: str) -> Answer:
-    from genzoo.registry import load_class, resolve
+    from genzoo.registry import describe_settings, load_class, resolve
 
     entry = resolve(name)
-    kinds = dataclasses.fields(load_class(name).Settings)
-    settings: list[dict[str, Any]] = [
-        {"name": field.name, "type": str(field.type), "default": field.default} for field in kinds
-    ]
-    rows = [(str(s["name"]), str(s["type"]), str(s["default"])) for s in settings]
-    listed = table(("--set", "type", "default"), rows, right=False) if rows else "No settings."
+    settings = describe_settings(load_class(name).Settings)
+    rows = [(s.name, s.type, str(s.default), s.meaning) for s in settings]
+    heading = ("--set", "type", "default", "meaning")
+    listed = table(heading, rows, right=False) if rows else "No settings."
     return Answer(
-        {**dataclasses.asdict(entry), "settings": settings},
+        {**dataclasses.asdict(entry), "settings": [dataclasses.asdict(s) for s in settings]},
         f"{entry.name}: {entry.summary}\n\n{listed}",
     )

@@ -34,7 +34,7 @@ def build_backbone(
 
     Args:
         spec: of the data.
-        kind: ``auto`` takes a DiT for images and an MLP for points.
+        kind: ``auto`` takes convolutions for images and an MLP for points.
         patch: side of a patch in pixels; 0 for `default_patch`.
         width: features.
         depth: blocks.
@@ -45,9 +45,9 @@ def build_backbone(
     if not spec.is_image or kind == "mlp":
         return FlatMLP(spec, width, depth, cond_width, dropout)
     patch = patch or default_patch(spec)
-    if kind == "conv":
-        return ConvNet(spec.shape, patch, width, depth, cond_width, dropout)
-    return DiT(spec.shape, patch, width, depth, heads, cond_width, dropout)
+    if kind == "dit":
+        return DiT(spec.shape, patch, width, depth, heads, cond_width, dropout)
+    return ConvNet(spec.shape, patch, width, depth, cond_width, dropout)
 
 
 class FlatMLP(nn.Module):
