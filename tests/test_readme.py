@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 import genzoo
 
 README = Path(__file__).parents[1] / "README.md"
@@ -37,9 +39,20 @@ def test_the_example_trains_and_is_scored(tmp_path: Path) -> None:
     run = genzoo.train(
         f"{path}:FlowMatching", budget="20steps", samples=100, out=tmp_path / "run", seed=1
     )
-    assert run.status.state == "finished"
+    assert run.finished
     scores = run.scores()
     assert scores is not None and 0.5 < scores["metrics"]["two_sample_1nn"]["value"] <= 1
+
+
+def test_the_python_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    (code,) = [b for b in blocks if "genzoo.train" in b]
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("60s", "5steps"), {})
+    assert "fd" in capsys.readouterr().out
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_link_inside_the_repository_exists() -> None:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from genzoo.model import GenerativeModel
-from genzoo.nets.augmentation import ShiftEmbedding
+from genzoo.nets.augmentation import shifted
 from genzoo.nets.backbone import Backbone, build_backbone
-from genzoo.nets.embeddings import ConditionEmbedding, NoiseEmbedding
+from genzoo.nets.embeddings import ConditionEmbedding, NoiseEmbedding, hide_labels
 from genzoo.noise import NoiseSource
 from genzoo.samplers import heun, karras_sigmas
 from genzoo.types import Batch, DataSpec, Loss, Recipe, SampleOptions, TrainState
@@ -78,8 +78,7 @@ class Diffusion(GenerativeModel):
         self.sigma_range = (s.sigma_min, s.sigma_max)
         self.register_buffer("sigma_data", torch.tensor(0.5))
         self.noise_embedding = NoiseEmbedding(s.width)
-        self.cond_embedding = ConditionEmbedding(spec, s.width)
-        self.shift = ShiftEmbedding(spec, s.augment, s.width)
+        self.cond_embedding = ConditionEmbedding(spec, s.width, s.augment > 0)
         self.network = build_backbone(
             spec,
             s.backbone,
@@ -106,24 +105,16 @@ class Diffusion(GenerativeModel):
         """Measure σ_data, the standard deviation of the data in model space."""
         self.sigma_data.copy_(data.x.float().std())
 
-    def denoise(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        cond: Mapping[str, Tensor],
-        extra: Tensor | float = 0.0,
-    ) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """D(x; σ) = c_skip x + c_out F(c_in x; c_noise) (eq. 7, table 1).
 
         Args:
             x: noisy data, (B, *shape).
             sigma: noise standard deviations, (B,).
             cond: labels, (B,) each.
-            extra: added to the condition vector (the embedded shift), (B, width).
         """
         sd = self.sigma_data
-        label = self.cond_embedding(cond, len(x), x.device)
-        c = self.noise_embedding(sigma.log() / 4) + label + extra
+        c = self.noise_embedding(sigma.log() / 4) + self.cond_embedding(cond, len(x), x.device)
         s = sigma.view(-1, *[1] * (x.ndim - 1))
         norm = (s**2 + sd**2).sqrt()
         out: Tensor = sd**2 / norm**2 * x + s * sd / norm * self.network(x / norm, c)
@@ -131,12 +122,12 @@ class Diffusion(GenerativeModel):
 
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         """λ(σ) |D(x + σε; σ) - x|² averaged over items and dimensions (eq. 2, λ = 1/c_out²)."""
-        s, x = self.settings, batch.x
+        s = self.settings
+        x, cond = shifted(batch, s.augment)
+        cond = hide_labels(cond, self.null_cond(len(x)), s.label_dropout)
         sigma = (s.log_sigma_mean + s.log_sigma_std * torch.randn(len(x), device=x.device)).exp()
-        x, extra = self.shift(x)
         noisy = x + sigma.view(-1, *[1] * (x.ndim - 1)) * torch.randn_like(x)
-        cond = self._hide_labels(batch.cond, len(x))
-        error = (self.denoise(noisy, sigma, cond, extra) - x) ** 2
+        error = (self.denoise(noisy, sigma, cond) - x) ** 2
         weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
         total = (weight * error.flatten(1).mean(1)).mean()
         return Loss(total, {"denoising": total.detach()})
@@ -157,11 +148,3 @@ class Diffusion(GenerativeModel):
             return free + weight * (conditional - free)  # Ho & Salimans 2022, eq. 6
 
         return heun(denoise, x, sigmas)
-
-    def _hide_labels(self, cond: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
-        null = self.null_cond(n)
-        hidden = {}
-        for name, labels in cond.items():
-            drop = torch.rand(n, device=labels.device) < self.settings.label_dropout
-            hidden[name] = torch.where(drop, null[name], labels)
-        return hidden

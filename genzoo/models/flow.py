@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from genzoo.model import Density, GenerativeModel
-from genzoo.nets.augmentation import ShiftEmbedding
+from genzoo.nets.augmentation import shifted
 from genzoo.nets.backbone import default_patch
 from genzoo.nets.embeddings import ConditionEmbedding
 from genzoo.nets.transformer import Block, patchify, unpatchify
@@ -127,8 +127,7 @@ class Flow(Density, GenerativeModel):
         size = spec.shape[0] * self.patch**2 if spec.is_image else 1
         self.tokens, self.size = spec.dim // size, size
         self.latent_shape = (self.tokens, size)
-        self.start = ConditionEmbedding(spec, s.width)
-        self.shift = ShiftEmbedding(spec, s.augment, s.width)
+        self.start = ConditionEmbedding(spec, s.width, s.augment > 0)
         self.blocks = nn.ModuleList(
             AutoregressiveBlock(self.tokens, size, bool(i % 2), s) for i in range(s.blocks)
         )
@@ -146,23 +145,18 @@ class Flow(Density, GenerativeModel):
 
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         """Negative log-likelihood of dequantized data, nats per dimension."""
-        x, shift = self.shift(batch.x)
+        x, cond = shifted(batch, self.settings.augment)
         if self.spec.levels is not None:
             x = x + (torch.rand_like(x) - 0.5) * (2 / (self.spec.levels - 1))
-        z, log_det = self.encode_with_log_det(x, batch.cond, shift)
+        z, log_det = self.encode_with_log_det(x, cond)
         prior = _log_normal(z)
         total = -(prior + log_det).mean() / self.spec.dim
         parts = {"nats_per_dim": total, "log_det": log_det.mean() / self.spec.dim}
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
-    def encode_with_log_det(
-        self, x: Tensor, cond: Mapping[str, Tensor], extra: Tensor | float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        """From x (B, *shape) to z (B, tokens, size) and log |det ∂z/∂x|, (B,).
-
-        `extra` is added to the condition vector (the embedded shift), (B, width).
-        """
-        start = self.start(cond, len(x), x.device) + extra
+    def encode_with_log_det(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """From x (B, *shape) to z (B, tokens, size) and log |det ∂z/∂x|, (B,)."""
+        start = self.start(cond, len(x), x.device)
         z, total = patchify(x, self.patch), torch.zeros(len(x), device=x.device)
         for block in self.blocks:
             z, log_det = block(z, start)

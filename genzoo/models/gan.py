@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from genzoo.model import GenerativeModel
-from genzoo.nets.augmentation import random_shift
+from genzoo.nets.augmentation import shifted
 from genzoo.nets.backbone import default_patch
-from genzoo.nets.embeddings import ConditionEmbedding
+from genzoo.nets.embeddings import ConditionEmbedding, hide_labels
 from genzoo.noise import NoiseSource
 from genzoo.types import Batch, DataSpec, Loss, Recipe, SampleOptions, TrainState
 
@@ -36,7 +36,9 @@ class GANSettings:
         depth: residual blocks of both networks.
         gamma: weight of R1 + R2 at the start of training.
         gamma_end: weight of R1 + R2 at its end.
-        augment: share of the images, real and generated, that are shifted before the critic.
+        augment: share of the training images that are shifted (both networks are told how far).
+        label_dropout: how often the critic is not told the label. With few images a label, a
+            critic that always knows it learns those images by heart.
         batch_size: real items a phase.
         lr: learning rate at the start.
         lr_end: final learning rate as a fraction of `lr`.
@@ -47,13 +49,14 @@ class GANSettings:
     latent: int = 64
     backbone: Literal["conv", "mlp"] = "conv"
     patch: int = 0
-    width: int = 64
+    width: int = 32
     depth: int = 2
-    gamma: float = 1.0
-    gamma_end: float = 0.1
-    augment: float = 0.5
+    gamma: float = 3.0
+    gamma_end: float = 1.0
+    augment: float = 0.7
+    label_dropout: float = 0.75
     batch_size: int = 128
-    lr: float = 5e-4
+    lr: float = 2e-3
     lr_end: float = 0.1
     beta2: float = 0.99
     ema: float = 0.05
@@ -110,10 +113,12 @@ class Generator(nn.Module):
         """Convolutions on a grid of patches, or linear layers."""
         super().__init__()
         self.layout = Layout(spec, s)
-        self.cond = ConditionEmbedding(spec, s.latent)
+        self.cond = ConditionEmbedding(spec, s.latent, s.augment > 0)
         self.embed = nn.Linear(2 * s.latent, s.width * math.prod(self.layout.grid))
         self.blocks = nn.Sequential(*(ResidualBlock(self.layout, s.width) for _ in range(s.depth)))
         self.out = self.layout.layer(s.width, self.layout.channels)
+        nn.init.normal_(self.embed.weight, std=(2 * s.latent) ** -0.5)
+        nn.init.kaiming_normal_(self.out.weight, a=0.2)  # as spread out as data from the start
 
     def forward(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """(B, latent) -> (B, *shape)."""
@@ -125,7 +130,8 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     """An item and its label to one number, higher for real ones.
 
-    The label enters by projection (Miyato & Koyama 2018, arXiv 1802.05637).
+    The shift enters at the first layer, shift and label by projection at the last (Miyato &
+    Koyama 2018, arXiv 1802.05637).
     """
 
     def __init__(self, spec: DataSpec, s: GANSettings) -> None:
@@ -135,15 +141,17 @@ class Critic(nn.Module):
         self.embed = self.layout.layer(self.layout.channels, s.width)
         self.blocks = nn.Sequential(*(ResidualBlock(self.layout, s.width) for _ in range(s.depth)))
         self.features = nn.Linear(s.width * math.prod(self.layout.grid), 2 * s.width)
-        self.cond = ConditionEmbedding(spec, 2 * s.width)
+        self.early = ConditionEmbedding(spec.unconditional(), s.width, s.augment > 0)
+        self.late = ConditionEmbedding(spec, 2 * s.width, s.augment > 0)
         self.out = nn.Linear(2 * s.width, 1)
 
     def forward(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """(B, *shape) -> (B,)."""
-        h = self.blocks(self.embed(self.layout.fold(x)))
+        early, late = (e(cond, len(x), x.device) for e in (self.early, self.late))
+        h = self.embed(self.layout.fold(x))
+        h = self.blocks(h + early.view(len(x), -1, *[1] * len(self.layout.grid)))
         h = F.leaky_relu(self.features(F.leaky_relu(h, 0.2).flatten(1)), 0.2)
-        projection = (h * self.cond(cond, len(x), x.device)).sum(1) / math.sqrt(h.shape[1])
-        score: Tensor = self.out(h).squeeze(1) + projection
+        score: Tensor = self.out(h).squeeze(1) + (h * late).sum(1) / math.sqrt(h.shape[1])
         return score
 
 
@@ -180,19 +188,19 @@ class GAN(GenerativeModel):
 
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         """Relativistic loss f(D(G(z)) - D(x)) with f = softplus, signs by phase (eq. 2 and 4)."""
-        cond = batch.cond
-        z = torch.randn(len(batch.x), self.settings.latent, device=batch.x.device)
-        real = self._shown(batch.x)
+        x, cond = shifted(batch, self.settings.augment)
+        known = hide_labels(cond, self.null_cond(len(x)), self.settings.label_dropout)
+        z = torch.randn(len(x), self.settings.latent, device=x.device)
+        real = self._spread(x)
         if phase == "generator":
-            fake = self._shown(self.generator(z, cond))
-            gap = self.critic(fake, cond) - self.critic(real, cond)
+            fake = self._spread(self.generator(z, cond))
+            gap = self.critic(fake, known) - self.critic(real, known)
             total = F.softplus(-gap).mean()
             return Loss(total, {"adversarial": total.detach()})
         with torch.no_grad():
-            fake = self._shown(self.generator(z, cond))
-        real.requires_grad_(True)
-        fake.requires_grad_(True)
-        on_real, on_fake = self.critic(real, cond), self.critic(fake, cond)
+            fake = self._spread(self.generator(z, cond))
+        real, fake = real.detach().requires_grad_(), fake.requires_grad_()
+        on_real, on_fake = self.critic(real, known), self.critic(fake, known)
         adversarial = F.softplus(on_fake - on_real).mean()
         r1, r2 = _squared_slope(on_real, real), _squared_slope(on_fake, fake)
         total = adversarial + self._gamma(state) / 2 * (r1 + r2)
@@ -218,16 +226,14 @@ class GAN(GenerativeModel):
         fall = (1 + math.cos(math.pi * state.progress)) / 2
         return float(s.gamma_end + (s.gamma - s.gamma_end) * fall)
 
-    def _shown(self, x: Tensor) -> Tensor:
-        """What the critic is shown: images shifted a little and spread over their levels' bins.
+    def _spread(self, x: Tensor) -> Tensor:
+        """Spread images over their levels' bins, so that being on a level tells nothing.
 
         Generated values are real numbers until the very end; without the spread the critic could
         tell them from data by their last digits alone.
         """
         if self.spec.levels is None:
             return x
-        if self.settings.augment:
-            x = random_shift(x, self.settings.augment)[0]
         return x + (torch.rand_like(x) - 0.5) * (2 / (self.spec.levels - 1))
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from genzoo.data.ranges import to_model
 from genzoo.model import GenerativeModel
-from genzoo.nets.augmentation import ShiftEmbedding
+from genzoo.nets.augmentation import shifted
 from genzoo.nets.backbone import default_patch
 from genzoo.nets.embeddings import ConditionEmbedding
 from genzoo.nets.transformer import Block, patchify, unpatchify
@@ -110,8 +110,7 @@ class VAE(GenerativeModel):
         self.patch = (s.patch or default_patch(spec)) if spec.is_image else 1
         size = spec.shape[0] * self.patch**2 if spec.is_image else spec.dim
         self.tokens = spec.dim // size
-        self.label = ConditionEmbedding(spec, s.width)
-        self.shift = ShiftEmbedding(spec, s.augment, s.width)
+        self.label = ConditionEmbedding(spec, s.width, s.augment > 0)
         self.embed = nn.Linear(size, s.width)
         self.position = nn.Parameter(0.02 * torch.randn(self.tokens, s.width))
         self.encoder = nn.ModuleList(
@@ -139,9 +138,8 @@ class VAE(GenerativeModel):
 
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         """-ELBO in nats per dimension, its KL part warmed up."""
-        x, shift = self.shift(batch.x)
-        c = self.label(batch.cond, len(x), x.device) + shift
-        log_likelihood, kl = self._elbo_parts(x, c, None)
+        x, cond = shifted(batch, self.settings.augment)
+        log_likelihood, kl = self._elbo_parts(x, cond, None)
         warm = (
             min(1.0, state.progress / self.settings.kl_warmup) if self.settings.kl_warmup else 1.0
         )
@@ -159,8 +157,7 @@ class VAE(GenerativeModel):
         self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
     ) -> Tensor:
         """One-sample ELBO of levels (mass) or points (density in data units), (B,) nats."""
-        c = self.label(cond, len(raw), raw.device)
-        log_likelihood, kl = self._elbo_parts(to_model(raw, self.spec), c, generator)
+        log_likelihood, kl = self._elbo_parts(to_model(raw, self.spec), cond, generator)
         if self.spec.is_image:
             return log_likelihood - kl
         return log_likelihood - kl - sum(math.log(s) for s in self.spec.scale)
@@ -184,9 +181,10 @@ class VAE(GenerativeModel):
         return mean + log_std.exp() * noise.normal(self.spec.dim) * temperature
 
     def _elbo_parts(
-        self, x: Tensor, c: Tensor, generator: torch.Generator | None
+        self, x: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Log p(x | z) with z from the posterior, and the sum of KLs, (B,) nats each."""
+        c = self.label(cond, len(x), x.device)
         tokens = patchify(x, self.patch) if self.spec.is_image else x[:, None]
         features = self.embed(tokens) + self.position
         for block in self.encoder:

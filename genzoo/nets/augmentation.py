@@ -2,16 +2,15 @@
 
 Whole-pixel shifts only: images are never mirrored, since most data sets of digits and letters
 would not survive it. A network is told the shift, so that it can be asked for none (the
-non-leaking augmentation of Karras et al. 2022, arXiv 2206.00364, appendix F.2); a GAN shows
-shifted images to its critic alone (Zhao et al. 2020, arXiv 2006.10738).
+non-leaking augmentation of Karras et al. 2022, arXiv 2206.00364, appendix F.2).
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from genzoo.types import DataSpec
+from genzoo.types import Batch
 
 
 def random_shift(x: Tensor, probability: float) -> tuple[Tensor, Tensor]:
@@ -34,18 +33,12 @@ def random_shift(x: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     return x.flatten(2).gather(2, index).view_as(x), shift / height
 
 
-class ShiftEmbedding(nn.Module):
-    """Shifts a training batch, and turns the shifts into a vector that is 0 for no shift."""
+def shifted(batch: Batch, probability: float) -> Batch:
+    """The batch with some images shifted and the condition ``shift`` that says how far.
 
-    def __init__(self, spec: DataSpec, probability: float, width: int) -> None:
-        """Does nothing to points, or with `probability` 0."""
-        super().__init__()
-        self.probability = probability if spec.is_image else 0.0
-        self.embed = nn.Linear(2, width, bias=False) if self.probability else None
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
-        """(B, *shape) -> the same, shifted, and what to add to the condition, (B, width) or 0."""
-        if self.embed is None:
-            return x, 0.0
-        x, shift = random_shift(x, self.probability)
-        return x, self.embed(8 * shift)
+    Points, and images with `probability` 0, come back as they are.
+    """
+    if batch.x.ndim != 4 or probability == 0:
+        return batch
+    x, shift = random_shift(batch.x, probability)
+    return Batch(x, {**batch.cond, "shift": shift})

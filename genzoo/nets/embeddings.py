@@ -12,20 +12,43 @@ from genzoo.types import DataSpec
 
 
 class ConditionEmbedding(nn.Module):
-    """Sum of one learned vector per condition; the index after the last label means 'any'."""
+    """Sum of one learned vector per label, and of a linear map of the shift.
 
-    def __init__(self, spec: DataSpec, width: int) -> None:
-        """One table per condition of `spec`, each with a row for the null label."""
+    The index after the last label means 'any'; an image without a shift adds nothing.
+    """
+
+    def __init__(self, spec: DataSpec, width: int, shifts: bool = False) -> None:
+        """One table per condition of `spec`; `shifts` says whether images are ever shifted."""
         super().__init__()
         self.width = width
         self.tables = nn.ModuleDict({k: nn.Embedding(n + 1, width) for k, n in spec.cond.items()})
+        self.shift = nn.Linear(2, width, bias=False) if shifts and spec.is_image else None
 
     def forward(self, cond: Mapping[str, Tensor], n: int, device: torch.device) -> Tensor:
-        """Labels (n,) by name -> (n, width); zeros without conditions."""
+        """Labels (n,) by name, and ``shift`` (n, 2) -> (n, width); zeros without conditions."""
         total = torch.zeros(n, self.width, device=device)
         for name, table in self.tables.items():
             total = total + table(cond[name])
+        if self.shift is not None and "shift" in cond:
+            total = total + self.shift(8 * cond["shift"])
         return total
+
+
+def hide_labels(
+    cond: Mapping[str, Tensor], null: Mapping[str, Tensor], probability: float
+) -> dict[str, Tensor]:
+    """`cond` with some labels replaced by 'any'.
+
+    Args:
+        cond: labels (n,) by name; what is not in `null` is kept.
+        null: the indices that mean 'any', (n,) by name.
+        probability: share of the items whose labels are hidden.
+    """
+    hidden = dict(cond)
+    for name, nothing in null.items():
+        drop = torch.rand(len(nothing), device=nothing.device) < probability
+        hidden[name] = torch.where(drop, nothing, cond[name])
+    return hidden
 
 
 class NoiseEmbedding(nn.Module):
