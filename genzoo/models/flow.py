@@ -47,9 +47,9 @@ class FlowSettings:
     blocks: int = 4
     heads: int = 4
     dropout: float = 0.1
-    augment: float = 0.0
-    batch_size: int = 128
-    lr: float = 2e-3
+    augment: float = 0.4
+    batch_size: int = 64
+    lr: float = 4e-3
     weight_decay: float = 0.01
     ema: float = 0.05
 

@@ -56,7 +56,7 @@ class GANSettings:
     augment: float = 0.7
     label_dropout: float = 0.75
     batch_size: int = 128
-    lr: float = 2e-3
+    lr: float = 3e-3
     lr_end: float = 0.1
     beta2: float = 0.99
     ema: float = 0.05

@@ -51,7 +51,7 @@ class VAESettings:
 
     patch: int = 0
     width: int = 64
-    layers: int = 4
+    layers: int = 3
     latent: int = 8
     mixtures: int = 3
     heads: int = 4
@@ -59,8 +59,8 @@ class VAESettings:
     augment: float = 0.5
     beta: float = 1.0
     kl_warmup: float = 0.1
-    batch_size: int = 128
-    lr: float = 2e-3
+    batch_size: int = 64
+    lr: float = 4e-3
     weight_decay: float = 0.01
     ema: float = 0.05
 
@@ -78,7 +78,7 @@ class StochasticLayer(nn.Module):
         propose = nn.Linear(width, 2 * latent)
         self.posterior = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), propose)
         self.merge = nn.Linear(latent, width)
-        self.block = Block(width, heads, cond_width, dropout=dropout)
+        self.block = Block(width, heads, cond_width, dropout=dropout, expand=2)
         for layer in (self.prior, propose):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -114,7 +114,7 @@ class VAE(GenerativeModel):
         self.embed = nn.Linear(size, s.width)
         self.position = nn.Parameter(0.02 * torch.randn(self.tokens, s.width))
         self.encoder = nn.ModuleList(
-            Block(s.width, s.heads, s.width, dropout=s.dropout) for _ in range(2)
+            Block(s.width, s.heads, s.width, dropout=s.dropout, expand=2) for _ in range(2)
         )
         self.top = nn.Parameter(0.02 * torch.randn(self.tokens, s.width))
         self.layers = nn.ModuleList(

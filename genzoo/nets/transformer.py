@@ -81,8 +81,8 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, expand * width),
             nn.GELU(approximate="tanh"),
-            nn.Dropout(dropout),
             nn.Linear(expand * width, width),
+            nn.Dropout(dropout),  # here, not on the wide layer: drawing the masks takes time
         )
         self.modulation: nn.Linear | None = None
         if cond_width:
