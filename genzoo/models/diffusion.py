@@ -57,10 +57,10 @@ class DiffusionSettings:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     steps: int = 18
-    augment: float = 0.8
-    label_dropout: float = 0.1
-    batch_size: int = 64
-    lr: float = 4e-3
+    augment: float = 0.85
+    label_dropout: float = 0.05
+    batch_size: int = 128
+    lr: float = 3e-3
     weight_decay: float = 0.01
     ema: float = 0.05
 

@@ -56,7 +56,7 @@ class VAESettings:
     mixtures: int = 3
     heads: int = 4
     dropout: float = 0.1
-    augment: float = 0.5
+    augment: float = 0.7
     beta: float = 1.0
     kl_warmup: float = 0.1
     batch_size: int = 64
