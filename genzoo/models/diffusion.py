@@ -58,9 +58,9 @@ class DiffusionSettings:
     sigma_max: float = 80.0
     steps: int = 18
     augment: float = 0.85
-    label_dropout: float = 0.05
+    label_dropout: float = 0.1
     batch_size: int = 128
-    lr: float = 3e-3
+    lr: float = 2.5e-3
     weight_decay: float = 0.01
     ema: float = 0.05
 
