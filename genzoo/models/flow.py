@@ -47,7 +47,7 @@ class FlowSettings:
     blocks: int = 4
     heads: int = 4
     dropout: float = 0.1
-    augment: float = 0.4
+    augment: float = 0.7
     batch_size: int = 64
     lr: float = 4e-3
     weight_decay: float = 0.01
