@@ -109,7 +109,7 @@ def _package(name: str, module: str) -> Finding:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module(module)
-    except Exception as error:
+    except Exception as error:  # a broken package may raise anything; saying so is the point
         text = f"{number} fails to import: {error}".splitlines()[0]
         return Finding(name, "missing", text, f"pip install --force-reinstall {name}")
     return Finding(name, "ok", number)
@@ -120,8 +120,8 @@ def _torchvision() -> Iterator[Finding]:
     try:
         import torch
         import torchvision.extension  # noqa: F401
-    except Exception:
-        return  # said above
+    except Exception:  # whatever it raised was reported with the packages
+        return
     if hasattr(torch.ops.torchvision, "roi_align"):
         yield Finding("torchvision operators", "ok", "compiled")
     else:
@@ -135,7 +135,7 @@ def _torchvision() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     try:
         import torch
-    except Exception:
+    except Exception:  # whatever it raised was reported with the packages
         return
     yield Finding("cpu", "ok", f"{platform.processor() or platform.machine()}")
     if torch.cuda.is_available():

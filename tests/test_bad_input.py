@@ -191,7 +191,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]
         "import genzoo\n"
         "class Mine(genzoo.GenerativeModel):\n"
         "    def loss(self, batch, phase, state):\n"
-        "        raise NotImplementedError\n"
+        "        raise RuntimeError('never trained here')\n"
         "    def draw(self, noise, cond, options):\n"
         "        return noise.normal(*self.spec.shape)\n"
     )

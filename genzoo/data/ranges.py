@@ -57,9 +57,19 @@ def dequantize(levels: Tensor, spec: DataSpec, generator: torch.Generator | None
     Level k becomes U[k - ½, k + ½) before the map to [-1, 1], so a density p of the result
     bounds the mass: log P(levels) ≥ E[log p(x)] + `log_bin_volume` (Theis et al. 2016, eq. 3).
     """
-    assert spec.levels is not None
-    noise = torch.rand(levels.shape, generator=generator, device=levels.device)
-    return (levels.float() + noise - 0.5).mul(2 / (spec.levels - 1)).sub(1)
+    return spread(to_model(levels, spec), spec, generator)
+
+
+def spread(x: Tensor, spec: DataSpec, generator: torch.Generator | None = None) -> Tensor:
+    """Add to images in model space uniform noise as wide as a level's bin; points stay as they are.
+
+    Differentiable. Noise comes from `generator`, or from torch's global one.
+    """
+    if spec.levels is None:
+        return x
+    source = x.device if generator is None else generator.device
+    noise = torch.rand(x.shape, generator=generator, device=source).to(x.device)
+    return x + (noise - 0.5) * (2 / (spec.levels - 1))
 
 
 def log_bin_volume(spec: DataSpec) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genzoo.data.ranges import from_model, to_model
+from genzoo.data.ranges import from_model, spread, to_model
 from genzoo.errors import InputError
 from genzoo.model import Density, GenerativeModel
 from genzoo.noise import NoiseSource
@@ -125,7 +125,7 @@ class Mixture(Density, Fitted):
 
     def on_fit_start(self, data: Batch, generator: torch.Generator) -> None:
         """Principal directions first, then a mixture for each label."""
-        x = _spread(data.x, self.spec, generator).flatten(1).double().cpu()
+        x = spread(data.x, self.spec, generator).flatten(1).double().cpu()
         rank = min(self._rank(), x.shape[1])
         self.center = x.mean(0).float()
         centred = x - x.mean(0)
@@ -250,11 +250,3 @@ class Copycat(Fitted):
         first = counts.cumsum(0) - counts
         pick = (noise.uniform() * counts[wanted]).long().clamp(max=counts[wanted] - 1)
         return to_model(self.items[order[first[wanted] + pick]], self.spec)
-
-
-def _spread(x: Tensor, spec: DataSpec, generator: torch.Generator) -> Tensor:
-    """Images spread over their levels' bins, as a density of levels needs; points as they are."""
-    if spec.levels is None:
-        return x
-    noise = torch.rand(x.shape, generator=generator).to(x.device) - 0.5
-    return x + noise * (2 / (spec.levels - 1))

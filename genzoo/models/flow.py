@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from genzoo.data.ranges import spread
 from genzoo.model import Density, GenerativeModel
 from genzoo.nets.augmentation import shifted
 from genzoo.nets.backbone import default_patch
@@ -146,9 +147,7 @@ class Flow(Density, GenerativeModel):
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         """Negative log-likelihood of dequantized data, nats per dimension."""
         x, cond = shifted(batch, self.settings.augment)
-        if self.spec.levels is not None:
-            x = x + (torch.rand_like(x) - 0.5) * (2 / (self.spec.levels - 1))
-        z, log_det = self.encode_with_log_det(x, cond)
+        z, log_det = self.encode_with_log_det(spread(x, self.spec), cond)
         prior = _log_normal(z)
         total = -(prior + log_det).mean() / self.spec.dim
         parts = {"nats_per_dim": total, "log_det": log_det.mean() / self.spec.dim}

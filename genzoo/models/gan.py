@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from genzoo.data.ranges import spread
 from genzoo.model import GenerativeModel
 from genzoo.nets.augmentation import shifted
 from genzoo.nets.backbone import default_patch
@@ -191,14 +192,16 @@ class GAN(GenerativeModel):
         x, cond = shifted(batch, self.settings.augment)
         known = hide_labels(cond, self.null_cond(len(x)), self.settings.label_dropout)
         z = torch.randn(len(x), self.settings.latent, device=x.device)
-        real = self._spread(x)
+        # Generated values are real numbers until the very end: unless both are spread over the
+        # levels' bins, the critic could tell them from data by their last digits alone.
+        real = spread(x, self.spec)
         if phase == "generator":
-            fake = self._spread(self.generator(z, cond))
+            fake = spread(self.generator(z, cond), self.spec)
             gap = self.critic(fake, known) - self.critic(real, known)
             total = F.softplus(-gap).mean()
             return Loss(total, {"adversarial": total.detach()})
         with torch.no_grad():
-            fake = self._spread(self.generator(z, cond))
+            fake = spread(self.generator(z, cond), self.spec)
         real, fake = real.detach().requires_grad_(), fake.requires_grad_()
         on_real, on_fake = self.critic(real, known), self.critic(fake, known)
         adversarial = F.softplus(on_fake - on_real).mean()
@@ -225,16 +228,6 @@ class GAN(GenerativeModel):
         s = self.settings
         fall = (1 + math.cos(math.pi * state.progress)) / 2
         return float(s.gamma_end + (s.gamma - s.gamma_end) * fall)
-
-    def _spread(self, x: Tensor) -> Tensor:
-        """Spread images over their levels' bins, so that being on a level tells nothing.
-
-        Generated values are real numbers until the very end; without the spread the critic could
-        tell them from data by their last digits alone.
-        """
-        if self.spec.levels is None:
-            return x
-        return x + (torch.rand_like(x) - 0.5) * (2 / (self.spec.levels - 1))
 
 
 def _squared_slope(score: Tensor, x: Tensor) -> Tensor:

@@ -33,12 +33,12 @@ class PerLabel(GenerativeModel):
     noisy = False
 
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
-        raise NotImplementedError
+        raise AssertionError("a likelihood needs neither loss nor samples")
 
     def draw(
         self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions
     ) -> Tensor:
-        raise NotImplementedError
+        raise AssertionError("a likelihood needs neither loss nor samples")
 
     def log_prob(
         self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
