@@ -1,4 +1,7 @@
-"""What each metric is called, which way is better, and what it says. Imports no torch."""
+"""The registry of metrics: what each is called, says and is measured by. Imports no torch.
+
+A new metric is a function of a `genzoo.evaluation.view.View` in one file and an entry here.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Better = Literal["lower", "higher", "0.5", "none"]
-Group = Literal["fidelity", "diversity", "memorization", "likelihood", "modes", "cost"]
+Better = Literal["lower", "higher", "0.5", "0", "1", "none"]
+Group = Literal["fidelity", "diversity", "modes", "memorization", "likelihood", "cost"]
+Space = Literal["features", "pixels", "none"]
+Floor = Literal["features", "pixels", "memory", "held-out", "none"]
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """One metric, for tables and pages.
+    """One metric.
 
     Attributes:
         name: key in ``scores.json``.
         title: short heading.
-        better: which way is better; ``0.5`` means the nearer to one half.
+        better: which way is better; ``0``, ``0.5`` and ``1`` mean the nearer to that.
         ideal: the value of a perfect model where it does not depend on the data.
         explanation: one line for a reader who sees the metric for the first time.
         reference: where it was defined.
         group: which question it answers.
+        measure: ``module:function`` in `genzoo.evaluation`; the function may yield several
+            metrics. Empty for costs and likelihoods, which need more than samples.
+        space: where distances are taken, so that scores can name their feature space.
+        floor: which real items take the samples' place for the floor: ``features``, items that
+            the extractor knows no better than the held-out ones; ``pixels``, training items;
+            ``memory``, half of the held-out items, with the other half held out;
+            ``held-out``, held-out items. ``none`` where theory gives the floor or there is none.
+        null_order: the value between equal laws goes as N to this power, so that a floor
+            measured at fewer items can be carried over to N.
     """
 
     name: str
@@ -31,9 +45,13 @@ class MetricInfo:
     explanation: str
     reference: str
     group: Group
+    measure: str = ""
+    space: Space = "none"
+    floor: Floor = "none"
+    null_order: float = 0.0
 
 
-_ALL = (
+_FIDELITY = (
     MetricInfo(
         "fd",
         "Fréchet distance",
@@ -42,6 +60,22 @@ _ALL = (
         "distance between Gaussians fitted to the features of samples and of held-out data",
         "Heusel et al. 2017, arXiv:1706.08500",
         "fidelity",
+        "fidelity:frechet",
+        "features",
+        "features",
+        null_order=-1.0,
+    ),
+    MetricInfo(
+        "fd_infinity",
+        "FD∞",
+        "lower",
+        0.0,
+        "Fréchet distance extrapolated to infinitely many items, free of its bias in N",
+        "Chong and Forsyth 2020, arXiv:1911.07023",
+        "fidelity",
+        "fidelity:frechet_infinity",
+        "features",
+        "features",
     ),
     MetricInfo(
         "kid",
@@ -51,6 +85,9 @@ _ALL = (
         "squared distance of the feature laws under a cubic kernel; unbiased, may be below 0",
         "Binkowski et al. 2018, arXiv:1801.01401",
         "fidelity",
+        "fidelity:kernel",
+        "features",
+        "features",
     ),
     MetricInfo(
         "inception_score",
@@ -60,6 +97,9 @@ _ALL = (
         "confident and varied class predictions; looks at no real data",
         "Salimans et al. 2016, arXiv:1606.03498",
         "fidelity",
+        "fidelity:inception",
+        "features",
+        "held-out",
     ),
     MetricInfo(
         "precision",
@@ -69,6 +109,9 @@ _ALL = (
         "share of samples that lie where held-out data lie",
         "Kynkäänniemi et al. 2019, arXiv:1904.06991",
         "fidelity",
+        "neighbours:manifolds",
+        "features",
+        "features",
     ),
     MetricInfo(
         "density",
@@ -78,6 +121,8 @@ _ALL = (
         "how many balls around held-out items a sample falls into; robust precision, may exceed 1",
         "Naeem et al. 2020, arXiv:2002.09797",
         "fidelity",
+        "neighbours:manifolds",
+        "features",
     ),
     MetricInfo(
         "two_sample_1nn",
@@ -87,16 +132,37 @@ _ALL = (
         "accuracy of telling samples from held-out data by their nearest neighbour; 0.5 is perfect",
         "Lopez-Paz and Oquab 2017, arXiv:1610.06545",
         "fidelity",
+        "neighbours:two_sample",
+        "pixels",
+        "pixels",
+    ),
+    MetricInfo(
+        "c2st",
+        "C2ST",
+        "0.5",
+        0.5,
+        "accuracy of a classifier trained to tell samples from held-out data; 0.5 is perfect",
+        "Lopez-Paz and Oquab 2017, arXiv:1610.06545",
+        "fidelity",
+        "c2st:c2st",
+        "features",
+        "features",
     ),
     MetricInfo(
         "sliced_wasserstein",
         "sliced Wasserstein",
         "lower",
         0.0,
-        "mean distance of one-dimensional projections, in standardized coordinates",
+        "mean distance of one-dimensional projections",
         "Bonneel et al. 2015, doi:10.1007/s10851-014-0506-3",
         "fidelity",
+        "sliced:sliced",
+        "features",
+        "features",
+        null_order=-0.5,
     ),
+)
+_DIVERSITY = (
     MetricInfo(
         "recall",
         "recall",
@@ -105,6 +171,9 @@ _ALL = (
         "share of held-out data that lie where samples lie",
         "Kynkäänniemi et al. 2019, arXiv:1904.06991",
         "diversity",
+        "neighbours:manifolds",
+        "features",
+        "features",
     ),
     MetricInfo(
         "coverage",
@@ -114,6 +183,32 @@ _ALL = (
         "share of held-out items with a sample among their near neighbours; robust recall",
         "Naeem et al. 2020, arXiv:2002.09797",
         "diversity",
+        "neighbours:manifolds",
+        "features",
+    ),
+    MetricInfo(
+        "vendi",
+        "Vendi score",
+        "higher",
+        None,
+        "effective number of different samples; rewards noise as well as variety",
+        "Friedman and Dieng 2023, arXiv:2210.02410",
+        "diversity",
+        "diversity:vendi",
+        "features",
+        "held-out",
+    ),
+    MetricInfo(
+        "ndb",
+        "NDB/K",
+        "lower",
+        0.05,
+        "share of regions of the data that hold significantly too many or too few samples",
+        "Richardson and Weiss 2018, arXiv:1805.12462",
+        "diversity",
+        "diversity:ndb",
+        "pixels",
+        "held-out",
     ),
     MetricInfo(
         "cas",
@@ -123,6 +218,21 @@ _ALL = (
         "accuracy on held-out data of a classifier trained on labelled samples only",
         "Ravuri and Vinyals 2019, arXiv:1905.10887",
         "diversity",
+        "classes:cas",
+        "pixels",
+        "pixels",
+    ),
+    MetricInfo(
+        "class_coverage",
+        "classes covered",
+        "higher",
+        None,
+        "number of classes with at least a fifth of the samples that are expected of them",
+        "Santurkar et al. 2018, arXiv:1711.00970",
+        "diversity",
+        "classes:histogram",
+        "features",
+        "held-out",
     ),
     MetricInfo(
         "class_histogram_tv",
@@ -132,7 +242,38 @@ _ALL = (
         "total variation between the classes of samples and of the training data",
         "Santurkar et al. 2018, arXiv:1711.00970",
         "diversity",
+        "classes:histogram",
+        "features",
+        "held-out",
+        null_order=-0.5,
     ),
+    MetricInfo(
+        "bias_amplification",
+        "bias amplification",
+        "1",
+        1.0,
+        "share of the training data's majority classes among samples, over their true share; "
+        "above 1 the model favours the frequent",
+        "after Zhao et al. 2017, arXiv:1707.09457",
+        "diversity",
+        "classes:histogram",
+        "features",
+        "held-out",
+    ),
+    MetricInfo(
+        "distinct",
+        "distinct items",
+        "higher",
+        None,
+        "estimated size of what a model can make, from how often two samples are near copies",
+        "Arora and Zhang 2018, arXiv:1706.08224",
+        "diversity",
+        "modes:birthday",
+        "pixels",
+        "held-out",
+    ),
+)
+_MODES = (
     MetricInfo(
         "modes_covered",
         "modes covered",
@@ -141,6 +282,22 @@ _ALL = (
         "number of modes with at least one good sample",
         "Lin et al. 2018 (PacGAN), arXiv:1712.04086",
         "modes",
+        "modes:measure",
+        "none",
+        "held-out",
+    ),
+    MetricInfo(
+        "modes_well_covered",
+        "modes well covered",
+        "higher",
+        None,
+        "number of modes with at least a fifth of the samples that are expected of them; mistakes "
+        "of a classifier cannot invent these",
+        "",
+        "modes",
+        "modes:measure",
+        "none",
+        "held-out",
     ),
     MetricInfo(
         "high_quality_share",
@@ -150,7 +307,49 @@ _ALL = (
         "share of samples within three standard deviations of a mode",
         "Lin et al. 2018 (PacGAN), arXiv:1712.04086",
         "modes",
+        "modes:measure",
+        "none",
+        "held-out",
     ),
+    MetricInfo(
+        "mode_spread",
+        "spread within modes",
+        "1",
+        1.0,
+        "standard deviation of good samples around their mode, over the true one; below 1 the "
+        "modes shrank",
+        "",
+        "modes",
+        "modes:measure",
+        "none",
+        "held-out",
+    ),
+    MetricInfo(
+        "mode_kl",
+        "KL (samples ‖ truth)",
+        "lower",
+        0.0,
+        "how unevenly samples are spread over the modes, in nats",
+        "Lin et al. 2018 (PacGAN), arXiv:1712.04086",
+        "modes",
+        "modes:measure",
+        "none",
+        "held-out",
+    ),
+    MetricInfo(
+        "mode_kl_reverse",
+        "KL (truth ‖ samples)",
+        "lower",
+        0.0,
+        "how much the samples neglect the worst served modes, in nats",
+        "Lin et al. 2018 (PacGAN), arXiv:1712.04086",
+        "modes",
+        "modes:measure",
+        "none",
+        "held-out",
+    ),
+)
+_MEMORIZATION = (
     MetricInfo(
         "train_nn_share",
         "train-NN share",
@@ -159,15 +358,9 @@ _ALL = (
         "share of samples that lie nearer to training than to held-out data; above 0.5 memorizes",
         "Xu et al. 2018, arXiv:1806.07755",
         "memorization",
-    ),
-    MetricInfo(
-        "duplicates",
-        "exact duplicates",
-        "lower",
-        None,
-        "number of samples that equal a training or held-out item",
-        "",
-        "memorization",
+        "memorization:neighbours",
+        "pixels",
+        "memory",
     ),
     MetricInfo(
         "near_duplicates",
@@ -177,7 +370,75 @@ _ALL = (
         "share of samples nearer to a real item than 99 % of real items are to each other",
         "",
         "memorization",
+        "memorization:neighbours",
+        "pixels",
+        "memory",
     ),
+    MetricInfo(
+        "authenticity",
+        "authenticity",
+        "1",
+        1.0,
+        "share of samples that are no closer to a training item than its own nearest neighbour, "
+        "over the same share of held-out data; below 1 memorizes",
+        "Alaa et al. 2022, arXiv:2102.08921",
+        "memorization",
+        "memorization:neighbours",
+        "pixels",
+        "memory",
+    ),
+    MetricInfo(
+        "duplicates",
+        "exact duplicates",
+        "lower",
+        None,
+        "number of samples that equal a training item",
+        "",
+        "memorization",
+        "memorization:duplicates",
+        "none",
+        "memory",
+    ),
+    MetricInfo(
+        "test_duplicates",
+        "duplicates of held-out data",
+        "lower",
+        None,
+        "number of samples that equal a held-out item",
+        "",
+        "memorization",
+        "memorization:duplicates",
+        "none",
+        "memory",
+    ),
+    MetricInfo(
+        "c_t",
+        "C_T",
+        "0",
+        0.0,
+        "are samples nearer to training data than held-out data are, in each region: far below 0 "
+        "copies, far above 0 underfits",
+        "Meehan et al. 2020, arXiv:2004.05675",
+        "memorization",
+        "memorization:c_t",
+        "pixels",
+        "memory",
+    ),
+    MetricInfo(
+        "fld_gap",
+        "FLD gap",
+        "0",
+        0.0,
+        "how much better samples explain training than held-out features, in hundredths of a nat "
+        "per dimension; above 0 memorizes",
+        "Jiralerspong et al. 2023, arXiv:2302.04440",
+        "memorization",
+        "memorization:fld_gap",
+        "features",
+        "memory",
+    ),
+)
+_LIKELIHOOD = (
     MetricInfo(
         "bits_per_dim",
         "bits/dim",
@@ -197,6 +458,8 @@ _ALL = (
         "",
         "likelihood",
     ),
+)
+_COST = (
     MetricInfo(
         "training_seconds",
         "training time (s)",
@@ -235,4 +498,7 @@ _ALL = (
         "cost",
     ),
 )
-METRICS: Mapping[str, MetricInfo] = {info.name: info for info in _ALL}
+METRICS: Mapping[str, MetricInfo] = {
+    info.name: info
+    for info in (*_FIDELITY, *_DIVERSITY, *_MODES, *_MEMORIZATION, *_LIKELIHOOD, *_COST)
+}

@@ -56,11 +56,12 @@ class Features(NamedTuple):
     logits: Tensor | None = None
     parts: Tensor | None = None
 
-    def first(self, n: int) -> Features:
-        """The first n items."""
-        logits = None if self.logits is None else self.logits[:n]
-        parts = None if self.parts is None else self.parts[:n]
-        return Features(self.features[:n], logits, parts)
+    def take(self, rows: Tensor) -> Features:
+        """Some of the items, in the order of `rows`."""
+        rows = rows.to(self.features.device)
+        logits = None if self.logits is None else self.logits[rows]
+        parts = None if self.parts is None else self.parts[rows]
+        return Features(self.features[rows], logits, parts)
 
 
 class Extractor(ABC):
