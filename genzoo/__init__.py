@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from genzoo.checks import check_model
     from genzoo.data import DATASETS, Dataset, open_dataset
     from genzoo.errors import GenzooError, InputError
-    from genzoo.evaluation import Evaluation, evaluate
+    from genzoo.evaluation import Evaluation, SelfTest, evaluate, self_test
     from genzoo.experiment import Comparison, compare
     from genzoo.model import GenerativeModel
     from genzoo.noise import NoiseSource
@@ -33,7 +33,7 @@ _HOME = {
     "genzoo.checks": ("check_model",),
     "genzoo.data": ("DATASETS", "Dataset", "open_dataset"),
     "genzoo.errors": ("GenzooError", "InputError"),
-    "genzoo.evaluation": ("Evaluation", "evaluate"),
+    "genzoo.evaluation": ("Evaluation", "SelfTest", "evaluate", "self_test"),
     "genzoo.experiment": ("Comparison", "compare"),
     "genzoo.model": ("GenerativeModel",),
     "genzoo.noise": ("NoiseSource",),
@@ -72,6 +72,7 @@ __all__ = [  # noqa: F822  (found by __getattr__)
     "Run",
     "SampleOptions",
     "SampleSet",
+    "SelfTest",
     "TrainState",
     "check_model",
     "compare",
@@ -82,6 +83,7 @@ __all__ = [  # noqa: F822  (found by __getattr__)
     "read_samples",
     "report",
     "sample",
+    "self_test",
     "train",
 ]
 

@@ -1,6 +1,6 @@
 """Samples on disk: NPZ files, image folders and grids. Imports no torch.
 
-An ``.npz`` holds ``images`` uint8 (N, H, W, C) in 0 … 255 or ``points`` float32 (N, 2) in the
+An ``.npz`` holds ``images`` uint8 (N, H, W, C) in 0 … 255 or ``points`` float32 (N, D) in the
 data's own units, and ``labels`` int64 (N,) where the samples have them. Reading also takes
 ``arr_0`` (and ``arr_1`` for labels) as `numpy.savez` names arrays without a name, a plain
 ``.npy``, and a folder of images. Nothing that is read is ever executed or unpickled.
@@ -41,7 +41,7 @@ class SampleSet:
 
     Attributes:
         images: (N, H, W, C) uint8 in 0 … 255, C = 1 or 3; ``None`` for points.
-        points: (N, 2) float32 in the data's units; ``None`` for images.
+        points: (N, D) float32 in the data's units; ``None`` for images.
         labels: (N,) int64, 0 or more; ``None`` where the samples have none.
 
     Other integer types are converted where their values fit; (N, H, W) becomes
@@ -213,17 +213,17 @@ def _checked_points(given: ArrayLike) -> NDArray[np.float32]:
     points = np.asarray(given)
     if points.dtype.kind not in "fiu":
         raise InputError(f"points are {points.dtype}, not float32")
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise InputError(f"points have shape {points.shape}, not (N, 2)")
+    if points.ndim != 2:
+        raise InputError(f"points have shape {points.shape}, not (N, D)")
     _refuse_empty("points", points)
     with np.errstate(over="ignore"):
         single = np.ascontiguousarray(points, dtype=np.float32)
     wrong = np.flatnonzero(~np.isfinite(single).all(1))
     if len(wrong):
-        x, y = points[wrong[0]]
+        shown = ", ".join(str(v) for v in points[wrong[0], :3])
         raise InputError(
             f"points must be finite, but {len(wrong)} of {len(points)} are not: "
-            f"the first is number {wrong[0]}, ({x}, {y})"
+            f"the first is number {wrong[0]}, ({shown}{', …' if points.shape[1] > 3 else ''})"
         )
     return single
 
@@ -371,11 +371,18 @@ def _png(image: Pixels) -> bytes:
 
 
 def _scatter(points: NDArray[np.float32]) -> bytes:
+    """The first two coordinates; the only one against zero where there is no second."""
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
 
     figure = Figure(figsize=(5, 5), dpi=100, layout="tight")
     axes = figure.add_subplot(aspect="equal")
-    axes.scatter(points[:, 0], points[:, 1], s=2, linewidths=0, alpha=0.6)
+    axes.scatter(
+        points[:, 0],
+        points[:, 1] if points.shape[1] > 1 else 0 * points[:, 0],
+        s=2,
+        linewidths=0,
+        alpha=0.6,
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

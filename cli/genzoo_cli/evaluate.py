@@ -9,7 +9,7 @@ import click
 
 from genzoo_cli import options
 from genzoo_cli.console import Answer, Command, Session
-from genzoo_cli.show import evaluation_answer
+from genzoo_cli.show import evaluation_answer, self_test_answer
 
 
 @click.command(
@@ -20,10 +20,47 @@ from genzoo_cli.show import evaluation_answer
         "genzoo evaluate runs/diffusion-digits-s0",
         "genzoo evaluate samples.npz --data digits --json",
         "genzoo evaluate runs/vae-digits-s0 drawn-by-hand/ --data digits -o scores.json",
+        "genzoo evaluate made/ --data folder:photos --size 64 --features inception",
+        "genzoo evaluate samples.npz --data held-out.npz --train train.npz",
+        "genzoo evaluate --self-test --data digits",
     ),
 )
-@click.argument("sources", nargs=-1, required=True, type=options.FILE, metavar="X [Y …]")
-@options.data(None)
+@click.argument("sources", nargs=-1, type=options.FILE, metavar="[X …]")
+@click.option(
+    "--data",
+    metavar="NAME|FILE",
+    help="What they imitate: a name from 'genzoo data', folder:PATH, or held-out items as a file "
+    "or folder.  [default: what the run was trained on; digits for --self-test]",
+)
+@click.option(
+    "--train",
+    type=options.FILE,
+    metavar="FILE",
+    help="Training items, where --data are held-out items; needed to ask about memorization.",
+)
+@click.option(
+    "--features",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Feature space: auto, pixels, pca, classifier, selfsup, inception, dinov2, clip, or "
+    "your own module:Class or FILE.py:Class (which is executed).",
+)
+@click.option(
+    "--weights", type=options.FILE, metavar="FILE", help="Weights of inception, dinov2 or clip."
+)
+@click.option(
+    "--n",
+    "-n",
+    type=options.COUNT,
+    metavar="N",
+    help="Items on either side at most.  [default: as many as both have, up to 10,000]",
+)
+@click.option(
+    "--self-test",
+    is_flag=True,
+    help="Show that every metric orders samples with known faults as theory says.",
+)
 @click.option("-o", "--out", type=options.FILE, metavar="FILE", help="Also write the JSON there.")
 @options.seed("what an estimate draws")
 @options.device
@@ -32,13 +69,30 @@ from genzoo_cli.show import evaluation_answer
 @options.data_root
 @options.size
 @options.pass_session
-def command(session: Session, /, sources: tuple[Path, ...], out: Path | None, **how: Any) -> Answer:
+def command(
+    session: Session,
+    /,
+    sources: tuple[Path, ...],
+    self_test: bool,
+    out: Path | None,
+    **how: Any,
+) -> Answer:
     """Score samples against held-out real data, beside what real data themselves score.
 
-    X is a run folder, an .npz (images uint8 N×H×W×C, or points N×2; labels where there are some),
+    X is a run folder, an .npz (images uint8 N×H×W×C, or points N×D; labels where there are some),
     an .npy, or a folder of images. What is not a run needs --data.
     """
     import genzoo
 
+    if self_test:
+        if sources:
+            raise click.UsageError("--self-test makes its own samples; leave out X")
+        for name in ("seed", "model", "trust"):
+            how.pop(name)
+        how["data"] = how["data"] or "digits"
+        how["n"] = how["n"] or 1000
+        return self_test_answer(genzoo.self_test(progress=session.progress, **how), out)
+    if not sources:
+        raise click.UsageError("name what to score: a run, a file or a folder (or --self-test)")
     results = [genzoo.evaluate(source, progress=session.progress, **how) for source in sources]
     return evaluation_answer(results, out)

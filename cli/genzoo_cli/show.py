@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from genzoo_cli.console import Answer, duration, table
 
 if TYPE_CHECKING:
-    from genzoo import Comparison, Dataset, Evaluation, GenzooError, Run, SampleSet
+    from genzoo import Comparison, Dataset, Evaluation, GenzooError, Run, SampleSet, SelfTest
 
 
 def run_answer(run: Run) -> Answer:
@@ -43,22 +43,72 @@ def evaluation_answer(results: Sequence[Evaluation], out: Path | None) -> Answer
     return Answer(payload, scores_table(scores) + (f"\n\n{out}" if out else ""))
 
 
+def self_test_answer(found: SelfTest, out: Path | None) -> Answer:
+    """Every expectation, met or not; also written to `out`."""
+    if out is not None:
+        from genzoo.runs import write_json
+
+        write_json(out, found.to_dict())
+    rows = [
+        (
+            "ok" if e.passed else "FAILED",
+            e.metric,
+            " < ".join(f"{s} {number(v)}" for s, v in zip(e.subjects, e.values, strict=True)),
+        )
+        for e in found.expectations
+    ]
+    met = len(rows) - len(found.failed)
+    end = f"{met} of {len(rows)} expectations met on {found.data}, {found.n} items a side"
+    text = "\n\n".join([table(("", "metric", "rises as it should"), rows, right=False), end])
+    return Answer(found.to_dict(), text, found.failure)
+
+
 def scores_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """A row a metric, a column an input, the floor last; below it why some have no value."""
+    """A row a metric, a column an input, the floor last; below it controls and what is missing."""
     names = list(dict.fromkeys(name for result in results for name in result["metrics"]))
+    single = len(results) == 1
     head = ["", *(str(result["model"]) for result in results), "real data"]
-    rows, reasons = [], []
+    if single:
+        head.insert(2, "95 % interval")
+    rows, reasons, cautions = [], [], []
     for name in names:
         found = [result["metrics"].get(name) or {} for result in results]
         if all(metric.get("value") is None for metric in found):
             why = next((m["reason"] for m in found if m.get("reason")), "not evaluated")
             reasons.append(f"{name}: {why}")
             continue
+        doubt = next((m["caution"] for m in found if m.get("caution")), None)
+        cautions += [f"* {name}: {doubt}"] if doubt else []
         floors = [m["floor"] for m in found if m.get("floor") is not None]
-        rows.append(
-            [name, *(number(m.get("value")) for m in found), number(floors[0] if floors else None)]
-        )
-    return "\n".join([table(head, rows), *([""] if reasons else []), *reasons])
+        cells = [number(m.get("value")) for m in found]
+        if single:
+            low, high = found[0].get("low"), found[0].get("high")
+            cells.append("" if low is None else f"{number(low)} … {number(high)}")
+        rows.append([name + ("*" if doubt else ""), *cells, number(floors[0] if floors else None)])
+    blocks = [table(head, rows), "\n".join(cautions), _controls_table(results), "\n".join(reasons)]
+    return "\n\n".join(block for block in blocks if block)
+
+
+_CONTROL_COLUMNS = (
+    "fd",
+    "two_sample_1nn",
+    "precision",
+    "recall",
+    "coverage",
+    "modes_covered",
+    "train_nn_share",
+    "duplicates",
+)
+
+
+def _controls_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """What samples with known faults score in the place of the first input's."""
+    controls = results[0].get("controls") or {}
+    shown = [m for m in _CONTROL_COLUMNS if any(m in values for values in controls.values())]
+    if not shown:
+        return ""
+    rows = [[name, *(number(v.get(m)) for m in shown)] for name, v in controls.items()]
+    return table(["controls", *shown], rows)
 
 
 def number(value: float | None) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from genzoo.evaluation.catalogue import METRICS, MetricInfo
     from genzoo.evaluation.result import Evaluation, FeatureInfo, Score
+    from genzoo.evaluation.selftest import SelfTest, self_test
     from genzoo.evaluation.suite import evaluate, evaluate_all, prepare
 
 _WHERE = {
@@ -20,9 +21,11 @@ _WHERE = {
     "Evaluation": "result",
     "FeatureInfo": "result",
     "Score": "result",
+    "SelfTest": "selftest",
     "evaluate": "suite",
     "evaluate_all": "suite",
     "prepare": "suite",
+    "self_test": "selftest",
 }
 
 __all__ = [
@@ -31,9 +34,11 @@ __all__ = [
     "FeatureInfo",
     "MetricInfo",
     "Score",
+    "SelfTest",
     "evaluate",
     "evaluate_all",
     "prepare",
+    "self_test",
 ]
 
 

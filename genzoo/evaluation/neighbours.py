@@ -1,7 +1,8 @@
 """Nearest neighbours in row blocks, and the metrics that are made of them.
 
-No matrix of all distances is ever held: a block of rows at a time is enough for every
-metric here.
+No matrix of all distances is ever held: a block of rows at a time, small enough to stay in
+the processor's cache, is enough for every metric here. Of the cross distances one pass gives
+precision, recall, density and coverage together.
 """
 
 from __future__ import annotations
@@ -13,17 +14,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genzoo.evaluation.folds import fold_errors
+from genzoo.evaluation.measured import Measured, Refused
 from genzoo.evaluation.statistics import Interval, around, wilson
+from genzoo.evaluation.view import View
 
-BLOCK_NUMBERS = 1 << 23
+BLOCK_NUMBERS = 1 << 20
+PRECISION_K = 3
 DENSITY_K = 5
 
-
-class Measured(NamedTuple):
-    """A value and, where an honest one exists, its 95 % interval."""
-
-    value: float
-    interval: Interval | None = None
+_FOLDS = "95 % interval over both sides, from disjoint folds"
 
 
 class Neighbours(NamedTuple):
@@ -47,9 +47,11 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 def distance_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Rows of `a` a block at a time, with their squared distances to all of `b`."""
     rows = max(1, BLOCK_NUMBERS // max(1, len(b)))
+    norms, turned = b.square().sum(1), b.T
     for start in range(0, len(a), rows):
-        block = slice(start, min(start + rows, len(a)))
-        yield block, squared_distances(a[block], b)
+        part = a[start : start + rows]
+        d = (part.square().sum(1)[:, None] + norms).addmm_(part, turned, alpha=-2)
+        yield slice(start, start + len(part)), d.clamp_(min=0)
 
 
 def nearest(query: Tensor, reference: Tensor, *, own: bool = False) -> Neighbours:
@@ -70,102 +72,73 @@ def nearest(query: Tensor, reference: Tensor, *, own: bool = False) -> Neighbour
     return Neighbours(torch.cat(distances), torch.cat(indices))
 
 
-def radii(x: Tensor, k: int) -> Tensor:
-    """Squared distance of each item to its k-th nearest other item, (N, D) -> (N,)."""
+def radii(x: Tensor, *ks: int) -> tuple[Tensor, ...]:
+    """Squared distances of each item to its k-th nearest other item, (N, D) -> (N,) for each k.
+
+    Where there are fewer others than k, to the farthest one.
+    """
     out = []
+    most = min(max(ks), len(x) - 1)
     for block, d in distance_blocks(x, x):
         _mask_self(d, block)
-        out.append(d.topk(k, dim=1, largest=False).values[:, -1])
-    return torch.cat(out)
+        out.append(d.topk(most, dim=1, largest=False, sorted=True).values)
+    found = torch.cat(out)
+    return tuple(found[:, min(k, most) - 1] for k in ks)
 
 
-class Balls(NamedTuple):
-    """Which items lie in the balls around which centres.
+class Manifolds(NamedTuple):
+    """Who lies in whose neighbourhood.
 
     Attributes:
-        of_item: in how many balls each item lies, (N,).
-        of_center: how many items each ball holds, (M,).
-        only_item: how many items lie in this ball and no other, (M,).
-        only_center: how many balls hold this item and no other, (N,).
+        precise: whether a sample lies in a real item's k = 3 ball (``<=``), (N,) bool.
+        recalled: whether a real item lies in a sample's k = 3 ball (``<=``), (M,) bool.
+        held: in how many real items' k = 5 balls a sample lies (``<``), (N,).
+        covered: whether a real item's k = 5 ball holds a sample (``<``), (M,) bool.
     """
 
-    of_item: Tensor
-    of_center: Tensor
-    only_item: Tensor
-    only_center: Tensor
+    precise: Tensor
+    recalled: Tensor
+    held: Tensor
+    covered: Tensor
+
+    def values(self) -> Tensor:
+        """Precision, recall, density and coverage, (4,) float64."""
+        parts = (self.precise, self.recalled, self.held / DENSITY_K, self.covered)
+        return torch.stack([part.double().mean() for part in parts])
 
 
-def balls(centers: Tensor, items: Tensor, k: int, *, closed: bool) -> Balls:
-    """Count memberships in the balls that reach to each centre's k-th nearest other centre.
+def find_manifolds(samples: Tensor, real: Tensor) -> Manifolds:
+    """Compare two sets of features with each other's neighbourhoods.
+
+    Precision and recall after Kynkäänniemi et al. 2019 (eq. 1, closed balls, k = 3), density and
+    coverage after Naeem et al. 2020 (eqs. 4 and 5, open balls as in their code, k = 5).
 
     Args:
-        centers: (M, d).
-        items: (N, d).
-        k: neighbours that make a ball.
-        closed: whether an item on the surface is inside (``<=``) or not (``<``).
+        samples: (N, d), N of 2 or more.
+        real: (M, d), M of 2 or more.
     """
-    radius = radii(centers, k)
-    of_item = torch.zeros(len(items), dtype=torch.int64)
-    holder = torch.zeros(len(items), dtype=torch.int64)
-    of_center, only_center = [], torch.zeros(len(items), dtype=torch.int64)
-    for block, d in distance_blocks(centers, items):
-        limit = radius[block, None]
-        inside = d <= limit if closed else d < limit
-        of_item += inside.sum(0)
-        holder = torch.where(inside.any(0), inside.int().argmax(0) + block.start, holder)
-        held = inside.sum(1)
-        of_center.append(held)
-        single = inside[held == 1].int().argmax(1)
-        only_center += torch.bincount(single, minlength=len(items))
-    only_item = torch.bincount(holder[of_item == 1], minlength=len(centers))
-    return Balls(of_item, torch.cat(of_center), only_item, only_center)
+    sample_radius, *_ = radii(samples, PRECISION_K)
+    closed_radius, open_radius = radii(real, PRECISION_K, DENSITY_K)
+    return _cross(samples, real, sample_radius, closed_radius, open_radius)
 
 
-def held_share(found: Balls, value: float | None = None) -> Measured:
-    """Share of items in any ball (precision, recall), with an interval over both sides.
-
-    Args:
-        found: memberships.
-        value: the share where it is already known.
-    """
-    share = float((found.of_item > 0).double().mean()) if value is None else value
-    return Measured(share, _both_sides(share, len(found.of_item), found.only_item))
-
-
-def hit_share(found: Balls) -> Measured:
-    """Share of balls with any item (coverage), with an interval over both sides."""
-    share = float((found.of_center > 0).double().mean())
-    return Measured(share, _both_sides(share, len(found.of_center), found.only_center))
-
-
-def _both_sides(share: float, n: int, only: Tensor) -> Interval:
-    """Wilson's interval with the variance that the other side's items add.
-
-    Without one of those the share loses the ones that only it accounts for (Efron and Stein
-    1981); that this ignores the balls' growth errs on the wide side.
-    """
-    own = share * (1 - share) / n
-    other = float((only - only.double().mean()).square().sum()) / n**2
-    return wilson(share, n * own / (own + other) if own > 0 else n)
-
-
-def density_coverage(
-    samples: Tensor, real: Tensor, k: int = DENSITY_K
-) -> tuple[Measured, Measured]:
-    """Density and coverage (Naeem et al. 2020, eqs. 4 and 5), with the strict ``<`` of prdc.
-
-    Args:
-        samples: (N, d) features.
-        real: (M, d) features.
-        k: neighbours that make a real item's ball.
-    """
-    found = balls(real, samples, k, closed=False)
-    per_sample = found.of_item.double() / k
-    per_real = found.of_center.double() * (len(real) / (k * len(samples)))
-    density = float(per_sample.mean())
-    error = math.sqrt(float(per_sample.var()) / len(samples) + float(per_real.var()) / len(real))
-    interval = around(density, error, min(len(samples), len(real)) - 1)
-    return Measured(density, interval), hit_share(found)
+def _cross(
+    samples: Tensor, real: Tensor, sample_radius: Tensor, closed: Tensor, opened: Tensor
+) -> Manifolds:
+    """The pass over all pairs. Balls hold few items each, so the pairs inside them are listed."""
+    n, device = len(samples), samples.device
+    precise = torch.zeros(n, dtype=torch.bool, device=device)
+    held = torch.zeros(n, dtype=torch.int64, device=device)
+    recalled, covered = [], []
+    for block, d in distance_blocks(real, samples):
+        row, column = (d <= opened[block, None]).nonzero(as_tuple=True)
+        distance = d[row, column]
+        precise[column[distance <= closed[block][row]]] = True
+        inside = distance < opened[block][row]
+        held += torch.bincount(column[inside], minlength=n)
+        covered.append(torch.bincount(row[inside], minlength=len(d)) > 0)
+        recalled.append(d.sub_(sample_radius).amin(1) <= 0)
+    return Manifolds(precise, torch.cat(recalled), held, torch.cat(covered))
 
 
 def expected_coverage(n_real: int, n_samples: int, k: int = DENSITY_K) -> float:
@@ -176,51 +149,101 @@ def expected_coverage(n_real: int, n_samples: int, k: int = DENSITY_K) -> float:
     """
     uncovered = 1.0
     for i in range(1, k + 1):
-        uncovered *= (n_real - i) / (n_real + n_samples - i)
+        uncovered *= max(0, n_real - i) / (n_real + n_samples - i)
     return 1 - uncovered
 
 
-def two_sample_1nn(samples: Tensor, real: Tensor) -> Measured:
+def manifolds(view: View) -> dict[str, Measured]:
+    """Precision, recall, density and coverage."""
+    samples, real = view.samples.features, view.real.features
+    if min(len(samples), len(real)) <= DENSITY_K:
+        raise Refused(f"{len(samples)} samples; more than k = {DENSITY_K} are needed")
+    found = find_manifolds(samples, real)
+    values = dict(zip(("precision", "recall", "density", "coverage"), found.values().tolist()))
+    names = tuple(values)
+    spread = None
+    if view.intervals:
+        spread = fold_errors(
+            lambda a, b: find_manifolds(a, b).values(), samples, real, shares=(0, 1, 3)
+        )
+    closed, opened = f"k = {PRECISION_K}, distance <= radius", f"k = {DENSITY_K}, distance < radius"
+    floors = {"density": 1.0, "coverage": expected_coverage(len(real), len(samples))}
+    out = {}
+    for i, name in enumerate(names):
+        text = closed if name in ("precision", "recall") else opened
+        exact = "; floor: exact expectation" if name in floors else ""
+        measured = Measured(values[name], floor=floors.get(name))
+        if spread is not None:
+            low, high = float(spread.sampling[i]), float(spread.reference[i])
+            error = math.hypot(low, high)
+            measured = measured._replace(
+                interval=around(values[name], error, spread.degrees)
+                if name == "density"
+                else share_interval(values[name], error, len(samples)),
+                sampling_error=low,
+                reference_error=high,
+            )
+        out[name] = measured._replace(convention=f"{text}; {_FOLDS}{exact}")
+    return out
+
+
+def share_interval(share: float, error: float, n: int) -> Interval:
+    """Wilson's interval of a share with the standard error `error`; of n trials where that is 0."""
+    variance = share * (1 - share)
+    return wilson(share, variance / error**2 if error > 0 and variance > 0 else n)
+
+
+# -- 1-NN two-sample test -------------------------------------------------------------------
+
+
+def nn_accuracy(samples: Tensor, real: Tensor) -> float:
     """Leave-one-out accuracy of telling samples from real items by the nearest neighbour.
 
-    Ties between the two sides count one half. The interval is Wilson's for the effective
-    number of independent verdicts: two items that are each other's nearest neighbour share one.
+    Ties between the two sides count one half.
 
     Args:
-        samples: (N, D).
+        samples: (N, D), N of 2 or more.
         real: (N, D), equally many.
     """
-    both = torch.cat([samples, real])
-    within = torch.cat(
-        [nearest(samples, samples, own=True).distance, nearest(real, real, own=True).distance]
-    )
-    sample_to_real, real_to_sample = nearest(samples, real), nearest(real, samples)
-    across = torch.cat([sample_to_real.distance, real_to_sample.distance])
+    own_samples = nearest(samples, samples, own=True).distance
+    own_real = nearest(real, real, own=True).distance
+    to_real, to_samples = [], torch.full((len(real),), math.inf, dtype=real.dtype)
+    to_samples = to_samples.to(real.device)
+    for _, d in distance_blocks(samples, real):
+        to_real.append(d.amin(1))
+        to_samples = torch.minimum(to_samples, d.amin(0))
+    within = torch.cat([own_samples, own_real])
+    across = torch.cat([*to_real, to_samples])
     right = (within < across).double() + 0.5 * (within == across).double()
-    accuracy = float(right.mean())
-    return Measured(accuracy, wilson(accuracy, len(both) / (1 + _mutual_share(both))))
+    return float(right.mean())
 
 
-def sliced_wasserstein(samples: Tensor, real: Tensor, directions: int = 64) -> float:
-    """Mean Wasserstein-1 distance of projections of points on evenly spaced directions.
-
-    Args:
-        samples: (N, 2).
-        real: (N, 2), equally many.
-        directions: how many, over half a turn.
-    """
-    angle = torch.arange(directions, dtype=samples.dtype) * (math.pi / directions)
-    axes = torch.stack([angle.cos(), angle.sin()])
-    a, b = (samples @ axes).sort(0).values, (real @ axes).sort(0).values
-    return float((a - b).abs().mean())
-
-
-def _mutual_share(x: Tensor) -> float:
-    """Share of items that are the nearest neighbour of their own nearest neighbour."""
-    row = nearest(x, x, own=True).row
-    return float((row[row] == torch.arange(len(x))).double().mean())
+def two_sample(view: View) -> dict[str, Measured]:
+    """1-NN two-sample accuracy in pixels or standardized coordinates."""
+    samples, real = view.samples.pixels, view.real.pixels
+    if min(len(samples), len(real)) < 2:
+        raise Refused("one item has no neighbours; at least 2 samples are needed")
+    accuracy = nn_accuracy(samples, real)
+    measured = Measured(
+        accuracy,
+        convention=f"{view.space}, leave-one-out, ties count half; {_FOLDS}",
+    )
+    if not view.intervals:
+        return {"two_sample_1nn": measured}
+    spread = fold_errors(
+        lambda a, b: torch.tensor([nn_accuracy(a, b)], dtype=torch.float64),
+        samples,
+        real,
+        shares=(0,),
+    )
+    own, other = float(spread.sampling[0]), float(spread.reference[0])
+    interval = share_interval(accuracy, math.hypot(own, other), 2 * len(samples))
+    return {
+        "two_sample_1nn": measured._replace(
+            interval=interval, sampling_error=own, reference_error=other
+        )
+    }
 
 
 def _mask_self(d: Tensor, block: slice) -> None:
-    rows = torch.arange(d.shape[0])
-    d[rows, rows + block.start] = math.inf
+    d.diagonal(block.start).fill_(math.inf)

@@ -1,11 +1,11 @@
-"""Real data as evaluation sees them, and what they score in the samples' place."""
+"""The real side of every comparison: features, floors and controls, made once and kept."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,42 +13,52 @@ from torch import Tensor
 
 from genzoo.data.dataset import Dataset, Split
 from genzoo.data.ranges import to_display, to_model
-from genzoo.evaluation import classes, fidelity, memorization, modes, neighbours
 from genzoo.evaluation.cache import remembered
+from genzoo.evaluation.catalogue import METRICS, Floor
+from genzoo.evaluation.controls import CONTROLS, control_items, open_material
 from genzoo.evaluation.features import Extractor, Features, open_extractor
-from genzoo.progress import Progress
+from genzoo.evaluation.measurement import MIN_ITEMS, measure_all, values
+from genzoo.evaluation.view import Items, View
+from genzoo.progress import Progress, Silent
 
-# Goes into the cache key: raise it whenever a floor is measured differently.
-VERSION = 2
+# Goes into the cache key: raise it whenever a metric, a floor or a control changes.
+VERSION = 3
 MAX_ITEMS = 10_000
 REPEATS = 4
 # Halves of the held-out data cost little and vary much.
 HALVINGS = 20
-HELD_OUT_SAMPLES = 1000
+FEW_ITEMS = 1000
 
 
 class Reference:
-    """A dataset's real items, their features, and the floors at any N.
+    """A dataset's real items, their features, and the yardsticks at any N.
 
     Attributes:
         dataset: the data.
         extractor: its feature space.
-        train: training items, images uint8 0 … 255 or points.
+        folder: of the cache.
+        train: training items, images uint8 0 … 255 or points; empty where unknown.
         test: held-out items.
+        calibrated: what metrics remember of these data.
     """
 
     def __init__(self, dataset: Dataset, extractor: Extractor, folder: Path) -> None:
-        """Use the cache in `folder`."""
+        """Nothing is measured yet."""
         self.dataset, self.extractor, self.folder = dataset, extractor, folder
         self.train, self.test = self._items(dataset.train), self._items(dataset.test)
-        self._known: Features | None = None
+        self.calibrated: dict[str, Any] = {}
 
-    def _items(self, split: Split) -> Tensor:
+    def _items(self, split: Split) -> Items:
         spec = self.dataset.spec
-        return to_display(split.data, spec) if spec.is_image else split.data
+        raw = to_display(split.data, spec) if spec.is_image else split.data
+        return Items(raw, split.labels, self)
 
-    def space(self, items: Tensor) -> Tensor:
-        """Where neighbours are sought: pixels 0 … 255, or standardized coordinates, (N, D).
+    def features(self, items: Tensor) -> Features:
+        """See `genzoo.evaluation.view.Spaces`."""
+        return self.extractor(items)
+
+    def pixels(self, items: Tensor) -> Tensor:
+        """Pixels 0 … 255, or standardized coordinates, (N, D).
 
         Centred pixels are small integers, so that distances are exact and ties are seen; in
         single precision beyond 256 dimensions, where exactness would cost too much.
@@ -59,145 +69,148 @@ class Reference:
         dtype = torch.float64 if spec.dim <= 256 else torch.float32
         return items.flatten(1).to(dtype) - 128
 
-    @cached_property
-    def train_space(self) -> Tensor:
-        """`space` of all training items."""
-        return self.space(self.train)
+    def size(self, samples: int, limit: int = MAX_ITEMS) -> int:
+        """Items on each side of a comparison with `samples` samples."""
+        return min(samples, len(self.test), limit)
 
-    @cached_property
-    def test_space(self) -> Tensor:
-        """`space` of all held-out items."""
-        return self.space(self.test)
-
-    def test_features(self, n: int) -> Features:
-        """Features of at most n held-out items, those of `chosen_test`."""
-        if self._known is None or len(self._known.features) < min(n, len(self.test)):
-            self._known = self.extractor(self.test[self.chosen_test(n)])
-        return self._known.first(n)
-
-    def chosen_test(self, n: int) -> Tensor:
-        """Rows of the held-out items that stand against n samples."""
-        return choose(len(self.test), n, 0)
-
-    def floors(self, n: int, labelled: int, progress: Progress) -> dict[str, float]:
-        """What held-out real data score in the place of n samples, by metric.
+    def view(
+        self,
+        pool: Items,
+        n: int,
+        *,
+        train: Items | None = None,
+        test: Items | None = None,
+        stream: int = 0,
+        **more: Any,
+    ) -> View:
+        """Samples beside real items.
 
         Args:
+            pool: the samples in random order.
             n: items on either side.
-            labelled: items that the classifier of CAS is trained on; 0 without labels.
-            progress: told of the measuring.
+            train: other training items than all.
+            test: other held-out items than all.
+            stream: which of them, where there are more than n.
+            more: fields of the view.
         """
-        key = f"{self.dataset.fingerprint[:32]}-{self.extractor.info.hash[:16]}"
-        path = self.folder / "references" / f"{key}-n{n}-c{labelled}-v{VERSION}.json"
-        kept = (str(path), n, labelled)
-        if kept not in _floors:
-            progress.update("real-data floors", 0.0)
-            _floors[kept] = remembered(path, lambda: self._measure(n, labelled), progress)
-            progress.update("real-data floors", 1.0)
-        return _floors[kept]
-
-    def _measure(self, n: int, labelled: int) -> dict[str, float]:
-        found = {**self._feature_floors(n), **self._pixel_floors(n)}
-        if labelled:
-            found["cas"] = self._cas_floor(labelled)
-        return found
-
-    def _feature_floors(self, n: int) -> dict[str, float]:
-        rows: dict[str, list[float]] = {}
-        for a, b in self._real_pairs(n):
-            precision, recall = fidelity.precision_recall(a, b)
-            values = {
-                # Without a difference of laws the distance is all bias, which goes as 1/N.
-                "fd": fidelity.frechet_distance(a, b) * len(a) / n,
-                "kid": fidelity.kernel_distance(a, b),
-                "precision": precision.value,
-                "recall": recall.value,
-            }
-            if not self.dataset.spec.is_image:
-                values["sliced_wasserstein"] = neighbours.sliced_wasserstein(a, b)
-            for name, value in values.items():
-                rows.setdefault(name, []).append(value)
-        found = {name: float(np.mean(values)) for name, values in rows.items()}
-        return {**found, "density": 1.0, "coverage": neighbours.expected_coverage(n, n)} | (
-            self._class_floors(n)
+        held_out = self.test if test is None else test
+        return View(
+            samples=pool.first(n),
+            real=held_out.take(choose(len(held_out), n, stream)),
+            pool=pool,
+            train=self.train if train is None else train,
+            test=held_out,
+            dataset=self.dataset,
+            calibrated=self.calibrated,
+            reference=(self.train, self.test),
+            **more,
         )
 
-    def _real_pairs(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features of real items in the samples' place and of the held-out items they face.
+    # -- yardsticks --------------------------------------------------------------------------
 
-        A classifier knows the images that it was trained on too well: then both sides are
-        halves of the held-out data. Else they are training and held-out items.
+    def floors(self, n: int, progress: Progress) -> dict[str, float]:
+        """What real data score in the place of n samples, by metric."""
+        return self._kept("floor", n, progress, lambda: self._measure_floors(n))
+
+    def controls(self, n: int, progress: Progress) -> dict[str, dict[str, float]]:
+        """What each control scores in the place of n samples, by control and metric."""
+        if not len(self.train):
+            return {}
+        flat = self._kept("controls", n, progress, lambda: self._measure_controls(n, progress))
+        found: dict[str, dict[str, float]] = {name: {} for name in CONTROLS}
+        for key, value in flat.items():
+            control, _, metric = key.partition("/")
+            if control in found and metric in METRICS:
+                found[control][metric] = value
+        return found
+
+    def _kept(
+        self, what: str, n: int, progress: Progress, make: Callable[[], dict[str, float]]
+    ) -> dict[str, float]:
+        key = f"{self.dataset.fingerprint[:32]}-{self.extractor.info.hash[:16]}"
+        path = self.folder / "references" / f"{key}-{what}-n{n}-v{VERSION}.json"
+        kept = (str(path), n)
+        if kept not in _yardsticks:
+            task = "real-data floors" if what == "floor" else "controls"
+            progress.update(task, 0.0)
+            _yardsticks[kept] = remembered(path, make, progress)
+            progress.update(task, 1.0)
+        return _yardsticks[kept]
+
+    def _measure_floors(self, n: int) -> dict[str, float]:
+        found: dict[str, float] = {}
+        kinds: tuple[Floor, ...] = ("features", "pixels", "memory", "held-out")
+        for kind in kinds:
+            names = [info.name for info in METRICS.values() if info.floor == kind]
+            rows = [values(measure_all(view, names)) for view in self.floor_views(kind, n)]
+            for name in names:
+                known = [row[name] for row in rows if name in row]
+                if known:
+                    side = self._floor_side(kind, n)
+                    order = METRICS[name].null_order
+                    found[name] = float(np.mean(known)) * (n / side) ** order
+        return found
+
+    def _measure_controls(self, n: int, progress: Progress) -> dict[str, float]:
+        flat = {}
+        material = open_material(self.dataset, self.train)
+        for number, (name, raw, labels) in enumerate(control_items(material, n)):
+            progress.update("controls", number / len(CONTROLS), name)
+            view = self.view(Items(raw, labels, self), n, intervals=False)
+            for metric, value in values(measure_all(view)).items():
+                flat[f"{name}/{metric}"] = value
+        return flat
+
+    def floor_views(self, kind: Floor, n: int) -> Iterator[View]:
+        """Real items in the samples' place, several times over.
+
+        A classifier knows the images that it was trained on too well: then both sides of
+        ``features`` are halves of the held-out data. Else they are training and held-out items.
         """
-        if self.halves:
-            side = self.half_size(n)
-            features = self.test_features(2 * side).features
-            for repeat in range(HALVINGS if side <= HELD_OUT_SAMPLES else REPEATS):
-                both = features[choose(2 * side, 2 * side, 10 + repeat)]
-                yield both[:side], both[side:]
+        halves = kind == "features" and self.halves
+        if kind == "memory" or halves or not (len(self.train) or kind == "held-out"):
+            yield from self._halved(n, all_held_out=kind == "memory")
             return
-        side = min(n, len(self.train))
-        for repeat in range(REPEATS):
-            fresh = self.train[choose(len(self.train), side, 20 + repeat)]
-            yield self.extractor(fresh).features, self.test_features(side).features
+        side = self._floor_side(kind, n)
+        source = self.test if kind == "held-out" else self.train
+        for repeat in range(1 if side == len(source) else REPEATS):
+            pool = source.take(choose(len(source), side, 20 + repeat))
+            yield self.view(pool, side, stream=repeat, intervals=False)
+
+    def _halved(self, n: int, *, all_held_out: bool) -> Iterator[View]:
+        """Halves of the held-out data against each other."""
+        side = self._floor_side("memory", n)
+        known = self.test.known() if side <= FEW_ITEMS else self.test
+        for repeat in range(HALVINGS if side <= FEW_ITEMS and not all_held_out else REPEATS):
+            order = choose(len(known), len(known), 10 + repeat)
+            pool, others = known.take(order[:side]), order[side:]
+            rest = known.take(others if all_held_out else others[:side])
+            yield self.view(pool, side, test=rest, intervals=False)
 
     @property
     def halves(self) -> bool:
         """Whether the feature floors come from halves of the held-out data."""
-        return self.extractor.info.split == "train" and self.extractor.info.accuracy is not None
+        info = self.extractor.info
+        return not len(self.train) or (info.split != "reserved" and info.accuracy is not None)
 
-    def half_size(self, n: int) -> int:
-        """Items on each side where floors come from halves of the held-out data."""
-        return min(n, len(self.test) // 2)
+    def _floor_side(self, kind: Floor, n: int) -> int:
+        """Items on each side of a floor of n items."""
+        if kind == "held-out":
+            return n
+        if kind == "memory" or not len(self.train) or (kind == "features" and self.halves):
+            return min(n, len(self.test) // 2)
+        return min(n, len(self.train))
 
-    def _class_floors(self, n: int) -> dict[str, float]:
-        found = self.test_features(n)
-        if found.parts is not None:
-            return {
-                "inception_score": fidelity.inception_score(_present(found.logits)),
-                "modes_covered": float(modes.count_stacked(found.parts)),
-            }
-        if found.logits is None:
-            return {}
-        predicted = classes.shares(found.logits.argmax(1), found.logits.shape[1])
-        return {
-            "inception_score": fidelity.inception_score(found.logits),
-            "class_histogram_tv": classes.total_variation(predicted, self.dataset.spec.frequencies),
-        }
-
-    def _pixel_floors(self, n: int) -> dict[str, float]:
-        test = self.test_space
-        side = min(n, len(self.train))
-        accuracy, share, near = [], [], []
-        threshold = memorization.near_threshold(self.train_space, test)
-        for repeat in range(REPEATS):
-            fresh = self.train_space[choose(len(self.train), side, 30 + repeat)]
-            accuracy.append(neighbours.two_sample_1nn(fresh, test[self.chosen_test(side)]).value)
-            order = choose(len(test), len(test), 40 + repeat)
-            half = len(test) // 2
-            samples, others = test[order[:half][:HELD_OUT_SAMPLES]], test[order[half:]]
-            found = memorization.attribute(samples, self.train_space, others)
-            share.append(memorization.train_nn_share(found).value)
-            near.append(memorization.near_duplicate_share(found, threshold).value)
-        held_out = self.test[self.chosen_test(n)]
-        return {
-            "two_sample_1nn": float(np.mean(accuracy)),
-            "train_nn_share": float(np.mean(share)),
-            "near_duplicates": float(np.mean(near)),
-            "near_threshold": threshold,
-            "duplicates": float(memorization.count_duplicates(held_out, self.train)),
-        }
-
-    def _cas_floor(self, labelled: int) -> float:
-        labels = _present(self.dataset.train.labels)
-        rows = choose(len(self.train), labelled, 50)
-        test, test_labels = self.cas_test()
-        found = classes.classification_accuracy(self.train[rows], labels[rows], test, test_labels)
-        return found.value
-
-    def cas_test(self) -> tuple[Tensor, Tensor]:
-        """The held-out images and labels that CAS is measured on."""
-        rows = self.chosen_test(classes.CAS_ITEMS)
-        return self.test[rows], _present(self.dataset.test.labels)[rows]
+    def floor_text(self, kind: Floor, n: int) -> str:
+        """Where a floor comes from, in words."""
+        side = self._floor_side(kind, n)
+        if kind == "held-out":
+            return "held-out data in the samples' place"
+        if kind == "memory":
+            return f"{side} held-out items in the samples' place, the others held out"
+        if side != n or not len(self.train) or (kind == "features" and self.halves):
+            return f"halves of the held-out data, {side} items each"
+        return "training data in the samples' place"
 
 
 def choose(total: int, n: int, stream: int) -> Tensor:
@@ -210,22 +223,39 @@ def choose(total: int, n: int, stream: int) -> Tensor:
 
 
 def open_reference(
-    dataset: Dataset, folder: Path, device: torch.device, progress: Progress
+    dataset: Dataset,
+    folder: Path,
+    device: torch.device,
+    progress: Progress | None = None,
+    *,
+    features: str = "auto",
+    weights: str | Path | None = None,
 ) -> Reference:
-    """A dataset's reference, kept in memory for the next evaluation."""
-    key = (dataset.fingerprint, str(folder), str(device))
+    """A dataset's reference, kept in memory for the next evaluation.
+
+    Args:
+        dataset: the data.
+        folder: of the cache.
+        device: where features are computed.
+        progress: told of long work.
+        features: name of the feature space, see `genzoo.evaluation.features.open_extractor`.
+        weights: file of the extractor's weights.
+    """
+    key = (dataset.fingerprint, str(folder), str(device), features, str(weights))
     if key not in _references:
-        extractor = open_extractor(dataset, folder, device, progress)
+        extractor = open_extractor(
+            dataset, folder, device, progress or Silent(), name=features, weights=weights
+        )
         _references[key] = Reference(dataset, extractor, folder)
         if len(_references) > 2:
             _references.popitem(last=False)
     return _references[key]
 
 
-_floors: dict[tuple[str, int, int], dict[str, float]] = {}
-_references: OrderedDict[tuple[str, str, str], Reference] = OrderedDict()
+def enough(n: int) -> bool:
+    """Whether anything can be measured with n items a side."""
+    return n >= MIN_ITEMS
 
 
-def _present(labels: Tensor | None) -> Tensor:
-    assert labels is not None
-    return labels
+_yardsticks: dict[tuple[str, int], dict[str, float]] = {}
+_references: OrderedDict[tuple[str, ...], Reference] = OrderedDict()

@@ -43,11 +43,14 @@ class Score:
         value: ``None`` where refused.
         n: number of samples that entered.
         convention: estimator, k, strictness, space, interval and floor in words.
-        interval: of 95 % over the sampling, where an honest one exists.
+        interval: of 95 % over fresh samples and fresh held-out items, where an honest one exists.
         floor: what real held-out data score in the samples' place.
         features: the feature space, where one was used.
         likelihood: exact, bound or estimate.
         reason: why it was refused.
+        sampling_error: standard error from the samples being finitely many.
+        reference_error: standard error from the held-out items being finitely many.
+        caution: why the number deserves doubt.
     """
 
     name: str
@@ -59,6 +62,9 @@ class Score:
     features: FeatureInfo | None = None
     likelihood: LikelihoodKind | None = None
     reason: str | None = None
+    sampling_error: float | None = None
+    reference_error: float | None = None
+    caution: str | None = None
 
     @property
     def low(self) -> float | None:
@@ -84,12 +90,15 @@ class Score:
             "value": self.value,
             "low": _finite(self.low),
             "high": _finite(self.high),
+            "sampling_error": _finite(self.sampling_error),
+            "reference_error": _finite(self.reference_error),
             "floor": _finite(self.floor),
             "n": self.n,
             "convention": self.convention,
             "better": info.better,
             "ideal": info.ideal,
             "features": None if self.features is None else asdict(self.features),
+            "caution": self.caution,
             "reason": self.reason,
         }
         if info.group == "likelihood":
@@ -128,6 +137,7 @@ class Evaluation:
         metrics: scores by name.
         class_histogram: where a classifier exists.
         nearest: for the memorization panel; ``None`` where nothing was measured.
+        controls: what the controls score in the samples' place, by control and metric.
         seconds: wall clock of this evaluation.
     """
 
@@ -140,6 +150,7 @@ class Evaluation:
     metrics: Mapping[str, Score]
     class_histogram: ClassHistogram | None = None
     nearest: Nearest | None = None
+    controls: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
     genzoo: str = field(default_factory=lambda: _version())
 
@@ -158,6 +169,7 @@ class Evaluation:
             "metrics": {name: score.to_dict() for name, score in self.metrics.items()},
             "class_histogram": None if histogram is None else _lists(asdict(histogram)),
             "nearest": None if nearest is None else _lists(asdict(nearest)),
+            "controls": {name: dict(values) for name, values in self.controls.items()},
             "seconds": self.seconds,
             "genzoo": self.genzoo,
         }

@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genzoo.data import DATASETS, FOLDER, open_dataset
 from genzoo.data.dataset import Dataset
 from genzoo.data.ranges import to_display
 from genzoo.errors import InputError
+from genzoo.evaluation.arrays import from_arrays
 from genzoo.runs import Run, is_run, open_run
 from genzoo.samples import SampleSet, read_samples
 from genzoo.types import DataSpec
@@ -84,7 +86,55 @@ def open_subject(source: Source, dataset: Dataset) -> Subject:
     return _checked("samples", "arrays", _from_arrays(source, dataset.spec), dataset.spec)
 
 
-def _from_arrays(source: Any, spec: DataSpec) -> SampleSet:
+def open_data(
+    data: Source | Dataset,
+    train: Source | None = None,
+    root: str | Path | None = None,
+    size: int | None = None,
+) -> Dataset:
+    """What samples are held against.
+
+    Args:
+        data: a dataset, a dataset's name (``folder:PATH`` included), or held-out items: an
+            ``.npz`` or ``.npy`` file, a folder of images of one size, a `SampleSet`, an array or
+            a tensor.
+        train: training items, where `data` are held-out items.
+        root: where downloaded data lie.
+        size: side in pixels of ``folder:`` data.
+
+    Raises:
+        InputError: it cannot be read, or `train` was given beside a dataset, which has its own.
+    """
+    if isinstance(data, Run):
+        raise InputError("a run is no reference; name the data, or give real items")
+    if isinstance(data, Dataset) or (isinstance(data, str) and _is_name(data)):
+        if train is not None:
+            raise InputError("a dataset has its own training items; leave out train")
+        return data if isinstance(data, Dataset) else open_dataset(data, root, size=size)
+    if size is not None:
+        raise InputError(f"--size {size}: only the images of folder:PATH are resized")
+    name = Path(data).name if isinstance(data, (str, Path)) else "reference"
+    known = None if train is None else _read_items(train)
+    return from_arrays(_read_items(data), known, name=name)
+
+
+def _is_name(data: str) -> bool:
+    """Whether a text names a dataset, or nothing at all, rather than a file or folder."""
+    return data.lower() in DATASETS or data.startswith(FOLDER) or not Path(data).exists()
+
+
+def _read_items(source: Source) -> SampleSet:
+    """Real items in any form; their labels are numbers."""
+    if isinstance(source, (str, Path)):
+        return read_samples(source)
+    if isinstance(source, Tensor) and source.ndim == 4:
+        if source.dtype != torch.uint8:
+            raise InputError(f"a tensor of images must be uint8 in 0 … 255, found {source.dtype}")
+        return SampleSet(images=source.cpu().movedim(1, -1).numpy())
+    return _from_arrays(source, None)
+
+
+def _from_arrays(source: Any, spec: DataSpec | None) -> SampleSet:
     if isinstance(source, SampleSet):
         return source
     if isinstance(source, np.ndarray):
@@ -95,7 +145,7 @@ def _from_arrays(source: Any, spec: DataSpec) -> SampleSet:
             "SampleSet, an array or a tensor"
         )
     data = source.detach().cpu()
-    if data.ndim == 2 or spec.levels is None:
+    if data.ndim == 2 or spec is None or spec.levels is None:
         return SampleSet(points=data.numpy())
     if data.dtype != torch.uint8 or int(data.max()) >= spec.levels:
         raise InputError(

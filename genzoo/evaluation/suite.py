@@ -1,9 +1,9 @@
-"""All metrics of one set of samples, each beside what real data score in its place."""
+"""All metrics of one set of samples, each beside what real data and the controls score."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,17 +12,17 @@ from torch import Tensor
 from genzoo.data.dataset import Dataset
 from genzoo.errors import GenzooError, InputError
 from genzoo.evaluation.cache import cache_folder
+from genzoo.evaluation.catalogue import METRICS
+from genzoo.evaluation.classes import class_histogram
 from genzoo.evaluation.cost import cost_scores
 from genzoo.evaluation.likelihood import likelihood_score
-from genzoo.evaluation.measurement import (
-    MIN_ITEMS,
-    Measurement,
-    labelled_size,
-    two_sample_size,
-)
-from genzoo.evaluation.reference import Reference, open_reference
-from genzoo.evaluation.result import Evaluation, Nearest
-from genzoo.evaluation.sources import Source, Subject, as_run, open_subject
+from genzoo.evaluation.measured import Refused
+from genzoo.evaluation.measurement import Answer, measure_all
+from genzoo.evaluation.memorization import nearest_panel
+from genzoo.evaluation.reference import MAX_ITEMS, Reference, choose, enough, open_reference
+from genzoo.evaluation.result import Evaluation, Nearest, Score
+from genzoo.evaluation.sources import Source, Subject, as_run, open_data, open_subject
+from genzoo.evaluation.view import Items
 from genzoo.files import write_json
 from genzoo.model import GenerativeModel
 from genzoo.progress import Progress, Silent
@@ -34,8 +34,12 @@ NEAREST_PICTURE = "nearest.png"
 
 def evaluate(
     source: Source,
-    data: str | Dataset | None = None,
+    data: Source | Dataset | None = None,
     *,
+    train: Source | None = None,
+    features: str = "auto",
+    weights: str | Path | None = None,
+    n: int | None = None,
     data_root: str | Path | None = None,
     size: int | None = None,
     seed: int = 0,
@@ -47,12 +51,19 @@ def evaluate(
 ) -> Evaluation:
     """Measure samples against held-out data.
 
-    A run that is compared with its own data gets ``scores.json`` and ``nearest.png``.
+    A run that is compared with its own data in the usual feature space gets ``scores.json`` and
+    ``nearest.png``.
 
     Args:
         source: a run or its folder, an ``.npz`` or ``.npy`` file, a folder of images, a
             `SampleSet`, an array or a tensor; see `genzoo.evaluation.sources.open_subject`.
-        data: what the samples imitate; a run knows its own.
+        data: what the samples imitate: a dataset or its name (``digits``, ``folder:PATH``), or
+            held-out items in any form that `source` may have. A run knows its own.
+        train: what the generator learned from, where `data` are held-out items; without it,
+            questions about memory have no answer.
+        features: the feature space, see `genzoo.evaluation.features.open_extractor`.
+        weights: file of the extractor's weights, where it has some of its own.
+        n: items on either side of two-sample metrics at most (10,000).
         data_root: where downloaded data lie.
         size: side in pixels of ``folder:`` data.
         seed: of the choice of samples where there are more than held-out items.
@@ -68,32 +79,38 @@ def evaluate(
     """
     start = time.perf_counter()
     progress = progress or Silent()
+    if n is not None and n < 1:
+        raise InputError(f"--n {n}: must be at least 1")
     where = resolve_device(device)
-    dataset = _open_data(source, data, data_root, size)
+    dataset = _dataset(source, data, train, data_root, size)
     subject = open_subject(source, dataset)
-    reference = open_reference(dataset, cache_folder(cache), where, progress)
-    work = Measurement(subject, reference, seed, progress)
-    scores, histogram, nearest = work.measure()
+    reference = open_reference(
+        dataset, cache_folder(cache), where, progress, features=features, weights=weights
+    )
+    work = _Work(subject, reference, seed, n or MAX_ITEMS, progress)
+    scores = work.scores()
     scores.append(likelihood_score(subject.run, dataset, where, model, trust, progress))
     scores.extend(cost_scores(subject.run, len(subject)))
     result = Evaluation(
         model=subject.name,
         data=dataset.name,
         data_fingerprint=dataset.fingerprint,
-        n=work.n,
+        n=work.view.n,
         seed=seed,
         source=subject.source,
         metrics={score.name: score for score in scores},
-        class_histogram=histogram,
-        nearest=nearest,
+        class_histogram=class_histogram(work.view) if work.enough else None,
+        nearest=work.nearest(),
+        controls=work.controls,
         seconds=time.perf_counter() - start,
     )
-    _write_into_run(subject, result, reference, progress)
+    if features == "auto" and n is None:
+        _write_into_run(subject, result, reference, progress)
     return result
 
 
 def evaluate_all(
-    sources: Sequence[Source], data: str | Dataset | None = None, **options: object
+    sources: Sequence[Source], data: Source | Dataset | None = None, **options: object
 ) -> list[Evaluation]:
     """`evaluate` for several sources, in order; raises like it, at the first that fails."""
     return [evaluate(source, data, **options) for source in sources]  # type: ignore[arg-type]
@@ -107,7 +124,7 @@ def prepare(
     progress: Progress | None = None,
     cache: str | Path | None = None,
 ) -> None:
-    """Train the extractor and measure the floors before several processes need them.
+    """Train the extractor and measure floors and controls before several processes need them.
 
     Args:
         dataset: the data.
@@ -117,29 +134,82 @@ def prepare(
         cache: as in `evaluate`.
     """
     progress = progress or Silent()
-    folder = cache_folder(cache)
-    reference = open_reference(dataset, folder, resolve_device(device), progress)
-    size = two_sample_size(n, len(reference.test))
-    if size >= MIN_ITEMS:
-        reference.floors(size, labelled_size(n, dataset), progress)
+    reference = open_reference(dataset, cache_folder(cache), resolve_device(device), progress)
+    size = reference.size(n)
+    if enough(size):
+        reference.floors(size, progress)
+        reference.controls(size, progress)
 
 
-def _open_data(
-    source: Source, data: str | Dataset | None, root: str | Path | None, size: int | None
-) -> Dataset:
-    from genzoo.data import open_dataset
+class _Work:
+    """The measuring of one subject."""
 
-    if isinstance(data, Dataset):
-        return data
-    run = as_run(source)
-    if data is not None:
-        return open_dataset(data, root, size=size)
-    if run is None:
-        raise InputError(
-            f"'{source}' does not say what it imitates; name the data, as by --data digits"
+    def __init__(
+        self, subject: Subject, reference: Reference, seed: int, limit: int, progress: Progress
+    ) -> None:
+        """Choose the samples and look up their yardsticks."""
+        self.reference = reference
+        self.order = choose(len(subject), len(subject), 1000 + seed)
+        labels = None if subject.labels is None else subject.labels[self.order]
+        pool = Items(subject.items[self.order], labels, reference)
+        n = reference.size(len(subject), limit)
+        self.view = reference.view(pool, n, seed=seed, progress=progress)
+        self.enough = enough(n)
+        self.floors = reference.floors(n, progress) if self.enough else {}
+        self.controls: Mapping[str, Mapping[str, float]] = (
+            reference.controls(n, progress) if self.enough else {}
         )
+
+    def scores(self) -> list[Score]:
+        """Every metric that needs samples alone."""
+        return [self._score(name, answer) for name, answer in measure_all(self.view).items()]
+
+    def _score(self, name: str, answer: Answer) -> Score:
+        if isinstance(answer, Refused):
+            return Score.refused(name, self.view.n, str(answer))
+        info, text, floor = METRICS[name], answer.convention, answer.floor
+        if floor is None and name in self.floors:
+            floor = self.floors[name]
+            carried = ", carried over to this N" if info.null_order else ""
+            where = self.reference.floor_text(info.floor, self.view.n)
+            text = f"{text}; floor: {where}{carried}"
+        return Score(
+            name,
+            answer.value,
+            answer.n or self.view.n,
+            text,
+            answer.interval,
+            floor=floor,
+            features=self.reference.extractor.info if info.space == "features" else None,
+            sampling_error=answer.sampling_error,
+            reference_error=answer.reference_error,
+            caution=answer.caution,
+        )
+
+    def nearest(self) -> Nearest | None:
+        """The samples closest to the training data, by their place in the source."""
+        if not (self.enough and len(self.view.train)):
+            return None
+        found = nearest_panel(self.view)
+        rows = self.order[torch.tensor(found.sample_index, dtype=torch.int64)]
+        return Nearest(tuple(rows.tolist()), found.train_index)
+
+
+def _dataset(
+    source: Source,
+    data: Source | Dataset | None,
+    train: Source | None,
+    root: str | Path | None,
+    size: int | None,
+) -> Dataset:
+    if data is not None:
+        return open_data(data, train, root, size)
+    run = as_run(source)
+    if run is None:
+        name = f"'{source}' does" if isinstance(source, (str, Path)) else "these samples do"
+        raise InputError(f"{name} not say what it imitates; name the data, as by --data digits")
     told = run.config["data"]
-    dataset = open_dataset(told["name"], root or told["root"], size=size or told["size"])
+    dataset = open_data(told["name"], train, root or told["root"], size or told["size"])
     if dataset.fingerprint != told["fingerprint"]:
         raise InputError(
             f"run '{run.path}' was trained on other data than '{dataset.name}' is now; restore "
@@ -160,7 +230,7 @@ def _write_into_run(
         return
     try:
         write_json(run.path / SCORES, result.to_dict())
-        _draw_nearest(run, subject.items, reference.train, result.nearest)
+        _draw_nearest(run, subject.items, reference.train.raw, result.nearest)
     except GenzooError as error:
         progress.note(f"not written: {error}")
 
