@@ -103,8 +103,9 @@ class Manifolds(NamedTuple):
 
     def values(self) -> Tensor:
         """Precision, recall, density and coverage, (4,) float64."""
-        parts = (self.precise, self.recalled, self.held / DENSITY_K, self.covered)
-        return torch.stack([part.double().mean() for part in parts])
+        parts = (self.precise, self.recalled, self.held, self.covered)
+        unit = torch.tensor([1, 1, DENSITY_K, 1], device=self.held.device)
+        return torch.stack([part.double().mean() for part in parts]) / unit
 
 
 def find_manifolds(samples: Tensor, real: Tensor) -> Manifolds:
@@ -159,8 +160,8 @@ def manifolds(view: View) -> dict[str, Measured]:
     if min(len(samples), len(real)) <= DENSITY_K:
         raise Refused(f"{len(samples)} samples; more than k = {DENSITY_K} are needed")
     found = find_manifolds(samples, real)
-    values = dict(zip(("precision", "recall", "density", "coverage"), found.values().tolist()))
-    names = tuple(values)
+    names = ("precision", "recall", "density", "coverage")
+    values = dict(zip(names, found.values().tolist(), strict=True))
     spread = None
     if view.intervals:
         spread = fold_errors(
@@ -179,7 +180,7 @@ def manifolds(view: View) -> dict[str, Measured]:
             measured = measured._replace(
                 interval=around(values[name], error, spread.degrees)
                 if name == "density"
-                else share_interval(values[name], error, len(samples)),
+                else share_interval(values[name], error, spread.degrees, len(samples)),
                 sampling_error=low,
                 reference_error=high,
             )
@@ -187,10 +188,12 @@ def manifolds(view: View) -> dict[str, Measured]:
     return out
 
 
-def share_interval(share: float, error: float, n: int) -> Interval:
+def share_interval(share: float, error: float, degrees: float, n: int) -> Interval:
     """Wilson's interval of a share with the standard error `error`; of n trials where that is 0."""
     variance = share * (1 - share)
-    return wilson(share, variance / error**2 if error > 0 and variance > 0 else n)
+    if error > 0 and variance > 0:
+        return wilson(share, variance / error**2, degrees=degrees)
+    return wilson(share, n)
 
 
 # -- 1-NN two-sample test -------------------------------------------------------------------
@@ -237,7 +240,7 @@ def two_sample(view: View) -> dict[str, Measured]:
         shares=(0,),
     )
     own, other = float(spread.sampling[0]), float(spread.reference[0])
-    interval = share_interval(accuracy, math.hypot(own, other), 2 * len(samples))
+    interval = share_interval(accuracy, math.hypot(own, other), spread.degrees, 2 * len(samples))
     return {
         "two_sample_1nn": measured._replace(
             interval=interval, sampling_error=own, reference_error=other

@@ -98,9 +98,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def wilson(share: float, n: float, level: float = LEVEL) -> Interval:
-    """Wilson's score interval of a share of n (effective) trials (Wilson 1927)."""
-    z = float(stats.norm.ppf((1 + level) / 2))
+def wilson(share: float, n: float, level: float = LEVEL, degrees: float = math.inf) -> Interval:
+    """Wilson's score interval of a share of n (effective) trials (Wilson 1927).
+
+    With Student's quantile where n itself was estimated with `degrees` of freedom.
+    """
+    z = float(stats.t.ppf((1 + level) / 2, degrees))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # At 0 and 1 the interval ends at the share; rounding must not move it past.
