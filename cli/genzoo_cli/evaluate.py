@@ -23,6 +23,8 @@ from genzoo_cli.show import evaluation_answer, self_test_answer
         "genzoo evaluate made/ --data folder:photos --size 64 --features inception",
         "genzoo evaluate samples.npz --data held-out.npz --train train.npz",
         "genzoo evaluate --self-test --data digits",
+        "genzoo evaluate part1.npz --data cifar10 --first 50000 --gather part1.safetensors",
+        "genzoo evaluate --merge part0.safetensors part1.safetensors --data cifar10",
     ),
 )
 @click.argument("sources", nargs=-1, type=options.FILE, metavar="[X …]")
@@ -61,6 +63,21 @@ from genzoo_cli.show import evaluation_answer, self_test_answer
     is_flag=True,
     help="Show that every metric orders samples with known faults as theory says.",
 )
+@click.option("--merge", is_flag=True, help="All X are parts of one set of samples.")
+@click.option(
+    "--gather",
+    type=options.FILE,
+    metavar="FILE",
+    help="Score nothing: write what is kept of X, a part of a larger set, for --merge.",
+)
+@click.option(
+    "--first",
+    type=options.SEED,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Number of the first sample of a part, for --gather.",
+)
 @click.option("-o", "--out", type=options.FILE, metavar="FILE", help="Also write the JSON there.")
 @options.seed("what an estimate draws")
 @options.device
@@ -74,6 +91,9 @@ def command(
     /,
     sources: tuple[Path, ...],
     self_test: bool,
+    merge: bool,
+    gather: Path | None,
+    first: int,
     out: Path | None,
     **how: Any,
 ) -> Answer:
@@ -94,5 +114,40 @@ def command(
         return self_test_answer(genzoo.self_test(progress=session.progress, **how), out)
     if not sources:
         raise click.UsageError("name what to score: a run, a file or a folder (or --self-test)")
+    if gather or merge:
+        return _in_parts(session, sources, merge, gather, first, out, how)
     results = [genzoo.evaluate(source, progress=session.progress, **how) for source in sources]
     return evaluation_answer(results, out)
+
+
+def _in_parts(
+    session: Session,
+    sources: tuple[Path, ...],
+    merge: bool,
+    gather: Path | None,
+    first: int,
+    out: Path | None,
+    how: dict[str, Any],
+) -> Answer:
+    """Samples that come in parts: keep what is needed of one, or merge and score all."""
+    import genzoo
+    from genzoo.evaluation import gather_samples
+    from genzoo.evaluation.shards import merge_all
+
+    if how["data"] is None:
+        raise click.UsageError("parts do not say what they imitate; name the data by --data")
+    wanted = ("data", "features", "weights", "data_root", "size", "device")
+    common = {name: how[name] for name in wanted}
+    parts = []
+    for number, source in enumerate(sources):
+        session.progress.update("gathering", number / len(sources), source.name)
+        parts.append(gather_samples(source, first=first, **common))
+        first += parts[-1].count
+    session.progress.update("gathering", 1.0)
+    whole = merge_all(parts)
+    if gather is not None:
+        whole.write(gather)
+        kept = {"out": str(gather), "samples": whole.count, "kept": len(whole.keys)}
+        return Answer(kept, f"{whole.count:,} samples seen, {len(whole.keys):,} kept: {gather}")
+    result = genzoo.evaluate(whole, progress=session.progress, **how)
+    return evaluation_answer([result], out)

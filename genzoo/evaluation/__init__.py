@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from genzoo.evaluation.catalogue import METRICS, MetricInfo
     from genzoo.evaluation.result import Evaluation, FeatureInfo, Score
     from genzoo.evaluation.selftest import SelfTest, self_test
-    from genzoo.evaluation.suite import evaluate, evaluate_all, prepare
+    from genzoo.evaluation.suite import evaluate, evaluate_all, gather_samples, prepare
 
 _WHERE = {
     "METRICS": "catalogue",
@@ -24,6 +24,7 @@ _WHERE = {
     "SelfTest": "selftest",
     "evaluate": "suite",
     "evaluate_all": "suite",
+    "gather_samples": "suite",
     "prepare": "suite",
     "self_test": "selftest",
 }
@@ -37,6 +38,7 @@ __all__ = [
     "SelfTest",
     "evaluate",
     "evaluate_all",
+    "gather_samples",
     "prepare",
     "self_test",
 ]

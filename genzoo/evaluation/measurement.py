@@ -17,6 +17,7 @@ Answer = Measured | Refused
 Measure = Callable[[View], dict[str, Answer]]
 
 MIN_ITEMS = 50
+_LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 
 
 def measure_all(view: View, names: Collection[str] | None = None) -> dict[str, Answer]:
@@ -59,7 +60,7 @@ def _answers(target: str, view: View, infos: list[MetricInfo]) -> dict[str, Answ
         return {}
     except Refused as refusal:
         return {info.name: refusal for info in infos}
-    except (np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError) as error:
+    except (np.linalg.LinAlgError, _LinAlgError, ArithmeticError) as error:
         text = f"cannot be computed from these samples: {error}".splitlines()[0]
         return {info.name: Refused(text) for info in infos}
     return {name: _finite(answer) for name, answer in answers.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,11 +16,14 @@ from genzoo.data.dataset import Dataset
 from genzoo.data.ranges import to_display
 from genzoo.errors import InputError
 from genzoo.evaluation.arrays import from_arrays
+from genzoo.evaluation.shards import Gathered, read_gathered
 from genzoo.runs import Run, is_run, open_run
 from genzoo.samples import SampleSet, read_samples
 from genzoo.types import DataSpec
 
-Source: TypeAlias = "str | Path | Run | SampleSet | Tensor | NDArray[Any]"
+Source: TypeAlias = "str | Path | Run | SampleSet | Gathered | Tensor | NDArray[Any]"
+
+GATHERED = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,11 @@ class Subject:
 
     Attributes:
         name: the model of a run, or the name of a file or folder.
-        source: ``run``, ``npz``, ``folder`` or ``arrays``.
+        source: ``run``, ``npz``, ``folder``, ``arrays`` or ``gathered``.
         items: images uint8 0 … 255 (N, C, H, W), or points float32 (N, D).
         labels: (N,) int64, or ``None``.
         run: where they come from a run.
+        gathered: where they were gathered part by part, and `items` are those that were kept.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Subject:
     items: Tensor
     labels: Tensor | None
     run: Run | None = None
+    gathered: Gathered | None = None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -64,8 +69,9 @@ def open_subject(source: Source, dataset: Dataset) -> Subject:
 
     Args:
         source: a run or its folder, an ``.npz`` or ``.npy`` file, a folder of images, a
-            `SampleSet`, an array as in an ``.npz`` (uint8 (N, H, W, C) in 0 … 255, or points),
-            or a tensor as from `GenerativeModel.sample` (uint8 levels (N, C, H, W), or points).
+            ``.safetensors`` file of gathered samples, a `SampleSet`, an array as in an ``.npz``
+            (uint8 (N, H, W, C) in 0 … 255, or points), or a tensor as from
+            `GenerativeModel.sample` (uint8 levels (N, C, H, W), or points).
         dataset: what the samples imitate.
 
     Raises:
@@ -79,11 +85,24 @@ def open_subject(source: Source, dataset: Dataset) -> Subject:
                 f"run '{run.path}' has no samples ({run.status['state']}); finish it with --resume"
             )
         return _checked(run.model, "run", samples, dataset.spec, run)
+    if isinstance(source, (str, Path)) and Path(source).suffix == GATHERED:
+        return _from_gathered(Path(source).name, read_gathered(source), dataset.spec)
+    if isinstance(source, Gathered):
+        return _from_gathered("samples", source, dataset.spec)
     if isinstance(source, (str, Path)):
         kind = "folder" if Path(source).is_dir() else "npz"
         samples = read_samples(source, dataset.class_names)
         return _checked(Path(source).name or str(source), kind, samples, dataset.spec)
     return _checked("samples", "arrays", _from_arrays(source, dataset.spec), dataset.spec)
+
+
+def _from_gathered(name: str, seen: Gathered, spec: DataSpec) -> Subject:
+    labels = seen.labels.numpy() if len(seen.labels) else None
+    if seen.items.ndim == 4:
+        samples = SampleSet(images=seen.items.movedim(1, -1).numpy(), labels=labels)
+    else:
+        samples = SampleSet(points=seen.items.numpy(), labels=labels)
+    return replace(_checked(name, "gathered", samples, spec), gathered=seen)
 
 
 def open_data(

@@ -21,6 +21,7 @@ from genzoo.evaluation.measurement import Answer, measure_all
 from genzoo.evaluation.memorization import nearest_panel
 from genzoo.evaluation.reference import MAX_ITEMS, Reference, choose, enough, open_reference
 from genzoo.evaluation.result import Evaluation, Nearest, Score
+from genzoo.evaluation.shards import Gathered, gather
 from genzoo.evaluation.sources import Source, Subject, as_run, open_data, open_subject
 from genzoo.evaluation.view import Items
 from genzoo.files import write_json
@@ -109,6 +110,48 @@ def evaluate(
     return result
 
 
+def gather_samples(
+    source: Source,
+    data: Source | Dataset,
+    *,
+    first: int = 0,
+    features: str = "auto",
+    weights: str | Path | None = None,
+    data_root: str | Path | None = None,
+    size: int | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    cache: str | Path | None = None,
+) -> Gathered:
+    """One part of a set of samples, as what is kept of it; parts merge into the whole.
+
+    Args:
+        source: the part, as in `evaluate`.
+        data: as in `evaluate`.
+        first: number of the part's first sample among all samples of the set.
+        features: as in `evaluate`.
+        weights: as in `evaluate`.
+        data_root: as in `evaluate`.
+        size: as in `evaluate`.
+        device: as in `evaluate`.
+        progress: as in `evaluate`.
+        cache: as in `evaluate`.
+
+    Returns:
+        To be merged by `genzoo.evaluation.shards.merge_all`, written by its `write`, and
+        evaluated like any other source.
+    """
+    dataset = open_data(data, None, data_root, size)
+    subject = open_subject(source, dataset)
+    if subject.gathered is not None:
+        return subject.gathered
+    where = resolve_device(device)
+    reference = open_reference(
+        dataset, cache_folder(cache), where, progress, features=features, weights=weights
+    )
+    return gather(subject.items, subject.labels, reference.extractor, first=first)
+
+
 def evaluate_all(
     sources: Sequence[Source], data: Source | Dataset | None = None, **options: object
 ) -> list[Evaluation]:
@@ -153,7 +196,13 @@ class _Work:
         labels = None if subject.labels is None else subject.labels[self.order]
         pool = Items(subject.items[self.order], labels, reference)
         n = reference.size(len(subject), limit)
-        self.view = reference.view(pool, n, seed=seed, progress=progress)
+        seen = subject.gathered
+        if seen is not None and seen.features != reference.extractor.info.hash:
+            raise InputError(
+                f"{subject.name}: gathered in another feature space than {reference.dataset.name} "
+                "has now; gather the samples again"
+            )
+        self.view = reference.view(pool, n, seed=seed, progress=progress, gathered=seen)
         self.enough = enough(n)
         self.floors = reference.floors(n, progress) if self.enough else {}
         self.controls: Mapping[str, Mapping[str, float]] = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from genzoo.data.dataset import Dataset
 from genzoo.evaluation.features import Features
 from genzoo.evaluation.measured import Refused
 from genzoo.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from genzoo.evaluation.shards import Gathered
 
 T = TypeVar("T")
 
@@ -102,6 +105,7 @@ class View:
         progress: told of long work.
         calibrated: what `once` remembers, shared by all views of a reference.
         reference: all training and held-out items, from which calibrations are made.
+        gathered: sums over samples of which `pool` holds but a part.
     """
 
     samples: Items
@@ -115,6 +119,7 @@ class View:
     progress: Progress = field(default_factory=Silent)
     calibrated: dict[str, Any] = field(default_factory=dict)
     reference: tuple[Items, Items] | None = None
+    gathered: Gathered | None = None
 
     @property
     def n(self) -> int:
