@@ -130,6 +130,92 @@ def block_jackknife(value: float, left_out: Sequence[float]) -> Interval:
     return around(value, math.sqrt((k - 1) / k * spread), k - 1)
 
 
+class Spread(NamedTuple):
+    """How a statistic of two sets varies over fresh sets, to second order.
+
+    A squared distance of means |x̄ - ȳ|² is the model, and every distance here is one in some
+    space. Its variance is that of a first-order part, an average over items, and of a
+    second-order part, a sum over pairs (Hoeffding 1948). An estimate of the first contains the
+    second twice, so one `second` comes off; between equal laws, where the first-order part
+    vanishes, half of the estimate remains. Less than half is noise of the estimates.
+
+    Attributes:
+        samples: variance of the estimated first-order part of the samples.
+        reference: the same of the held-out items.
+        second: variance of the second-order part.
+        bias: what the second-order terms of items with themselves add to the expectation.
+        slope: by how much the variance grows where the statistic grows by one.
+    """
+
+    samples: float
+    reference: float
+    second: float = 0.0
+    bias: float = 0.0
+    slope: float = 0.0
+
+    @property
+    def first(self) -> float:
+        """Variance of the estimated first-order part."""
+        return self.samples + self.reference
+
+    @property
+    def variance(self) -> float:
+        """Variance of the statistic."""
+        return max(self.first - self.second, self.first / 2)
+
+    @property
+    def sampling_error(self) -> float:
+        """Standard error from the samples alone."""
+        return self._share(self.samples)
+
+    @property
+    def reference_error(self) -> float:
+        """Standard error from the held-out items alone."""
+        return self._share(self.reference)
+
+    def _share(self, part: float) -> float:
+        return math.sqrt(self.variance * part / self.first) if self.first else 0.0
+
+
+def score_interval(
+    value: float, variance: float, slopes: tuple[float, float], level: float = LEVEL
+) -> Interval:
+    """Values E that a statistic of variance V + s (E - value) does not contradict.
+
+    As in Wilson's interval, the variance is that at the hypothesis: where statistics that come
+    out small have small estimated variances too, value ± z √V would miss too often above.
+    Solves (value - E)² = z² (V + s (E - value)).
+
+    Args:
+        value: the statistic.
+        variance: its variance V at `value`.
+        slopes: growth s of the variance with the expectation, for the lower and the upper end.
+        level: confidence.
+    """
+    z2 = float(stats.norm.ppf((1 + level) / 2)) ** 2
+    low, high = (math.sqrt((z2 * s) ** 2 + 4 * z2 * variance) for s in slopes)
+    return Interval(value + (z2 * slopes[0] - low) / 2, value + (z2 * slopes[1] + high) / 2)
+
+
+def distance_interval(
+    value: float, spread: Spread, *, offset: float = 0.0, level: float = LEVEL
+) -> Interval:
+    """Interval for the expectation of a squared distance.
+
+    The first-order variance of a squared distance is proportional to it. The upper end also
+    allows for the steeper growth that the items' third moments show, which skews the statistic.
+
+    Args:
+        value: the distance, which may have a bias taken off.
+        spread: its `Spread`.
+        offset: the bias that was taken off.
+        level: confidence.
+    """
+    whole = value + offset
+    steep = spread.first / whole if whole > 0 else 0.0
+    return score_interval(value, spread.variance, (steep, max(steep, spread.slope)), level)
+
+
 def _half_width(values: npt.NDArray[np.float64], level: float) -> float | None:
     n = len(values)
     if n < 2:
