@@ -190,6 +190,35 @@ class HasLikelihood(Protocol):
         """Log P(raw | cond) in nats, (B,): mass of integer levels, density of points."""
 
 
+@runtime_checkable
+class ExplainsLikelihood(Protocol):
+    """A model that says how its likelihood was computed, for the score's convention.
+
+    Attributes:
+        likelihood_convention: estimator, samples, solver and tolerance in a few words.
+    """
+
+    likelihood_convention: str
+
+
+@runtime_checkable
+class RoughLikelihood(Protocol):
+    """A model that tells cheaply which conditions explain an item, before `log_prob` is asked.
+
+    Attributes:
+        summable: whether exp(log_prob) is in mean no more than the probability, so that its sum
+            over conditions bounds the whole; false where `log_prob` is a bound plus noise, of
+            which a sum would pick the luckiest.
+    """
+
+    summable: bool
+
+    def rough_log_prob(
+        self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> Tensor:
+        """`HasLikelihood.log_prob` up to a few nats and a number that depends on `raw` alone."""
+
+
 class Density(ABC):
     """Mix-in: `log_prob` for models that have a density in model space.
 
@@ -202,6 +231,11 @@ class Density(ABC):
     def likelihood(self) -> LikelihoodKind:
         """Exact for points; for levels the density of dequantized data bounds the mass."""
         return "bound" if self.spec.is_image else "exact"
+
+    @property
+    def likelihood_convention(self) -> str:
+        """See `ExplainsLikelihood`."""
+        return "density, one draw of uniform dequantization" if self.spec.is_image else "density"
 
     @abstractmethod
     def log_density(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:

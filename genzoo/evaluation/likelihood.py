@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,41 +10,19 @@ from torch import Tensor
 
 from genzoo.data.dataset import Dataset
 from genzoo.errors import InputError
-from genzoo.evaluation.neighbours import Measured
+from genzoo.evaluation.measured import Measured, Refused
 from genzoo.evaluation.result import Score
 from genzoo.evaluation.statistics import around
-from genzoo.model import GenerativeModel, HasLikelihood, evaluating
-from genzoo.noise import generator
+from genzoo.model import ExplainsLikelihood, GenerativeModel, HasLikelihood
+from genzoo.ops import bits_per_dim, likelihood_of, log_likelihood
 from genzoo.progress import Progress
 from genzoo.runs import Run
 from genzoo.types import DataSpec
 
-BATCH = 250
-# An ODE is solved for an estimate, hundreds of network evaluations an item and label.
-ITEMS = {"exact": 1000, "bound": 1000, "estimate": 200}
-
-
-def log_likelihood(model: GenerativeModel, raw: Tensor, *, seed: int = 0) -> Tensor:
-    """Log P(raw) in nats, (N,); of a conditional model log Σ_y p(y) p(raw | y).
-
-    Every label sees the same dequantization noise.
-
-    Args:
-        model: one with `genzoo.model.HasLikelihood`.
-        raw: integer levels (N, C, H, W) or points (N, D) in data units.
-        seed: of the noise of dequantization, latents or trace probes.
-    """
-    assert isinstance(model, HasLikelihood)
-    out = []
-    with evaluating(model), torch.no_grad():
-        for i, part in enumerate(raw.split(BATCH)):
-            terms = []
-            for log_prior, cond in _conditions(model.spec, len(part), model.device):
-                noise = generator(seed, i, device=model.device)
-                log_prob = model.log_prob(part.to(model.device), cond, noise)
-                terms.append(log_prob.double().cpu() + log_prior)
-            out.append(torch.logsumexp(torch.stack(terms), dim=0))
-    return torch.cat(out)
+# An ODE is solved for an estimate, dozens of network evaluations an item and label.
+ITEMS = {"exact": 1000, "bound": 1000, "estimate": 100}
+# One item in so many is measured again with other noise, to tell noise from items.
+REPEAT_EVERY = 4
 
 
 def held_out_items(model: HasLikelihood, test: Tensor) -> Tensor:
@@ -55,27 +32,67 @@ def held_out_items(model: HasLikelihood, test: Tensor) -> Tensor:
 
 
 def measure_likelihood(model: GenerativeModel, raw: Tensor, *, seed: int = 0) -> Measured:
-    """Bits per dimension of levels, or nats of points, with an interval over items."""
-    nats = -log_likelihood(model, raw, seed=seed)
-    unit = model.spec.dim * math.log(2) if model.spec.is_image else 1.0
-    value = float(nats.mean()) / unit
-    if not math.isfinite(value):
-        return Measured(value)
-    error = float(nats.std()) / unit / math.sqrt(len(nats))
-    return Measured(value, around(value, error, len(nats) - 1))
+    """Bits per dimension of levels, or nats of points, with an interval over items.
+
+    `Measured.reference_error` is the standard error from the items being finitely many and
+    `Measured.sampling_error` that from the noise of dequantization, latents or trace probes;
+    the interval covers both.
+
+    Args:
+        model: one with a likelihood, see `genzoo.ops.likelihood_of`.
+        raw: held-out levels (N, C, H, W) or points (N, D) in data units, in any order.
+        seed: of the noise.
+
+    Raises:
+        Refused: there are no items, some are impossible to the model, or its answer is no number.
+    """
+    able = likelihood_of(model)
+    if able is None:
+        raise Refused(f"{type(model).__name__} has no likelihood")
+    if not len(raw):
+        raise Refused("there are no held-out items")
+    cost = _costs(model, raw, seed)
+    n = len(cost)
+    value = float(cost.mean())
+    convention = _convention(able, model.spec)
+    if n < 2:
+        caution = "a single item: nothing is known of the spread"
+        return Measured(value, n=n, convention=convention, caution=caution)
+    total = float(cost.std()) / math.sqrt(n)
+    noise = 0.0 if able.likelihood == "exact" else _noise_error(model, raw, cost, seed)
+    items = math.sqrt(max(0.0, total**2 - noise**2))
+    return Measured(value, around(value, total, n - 1), noise, items, n, convention)
 
 
-def _conditions(
-    spec: DataSpec, n: int, device: torch.device
-) -> list[tuple[float, Mapping[str, Tensor]]]:
-    """Log prior and condition of every label that occurs; one empty condition without labels."""
-    if not spec.num_classes:
-        return [(0.0, {})]
-    return [
-        (math.log(share), {"label": torch.full((n,), label, device=device)})
-        for label, share in enumerate(spec.frequencies)
-        if share > 0
-    ]
+def _costs(model: GenerativeModel, raw: Tensor, seed: int) -> Tensor:
+    """Bits per dimension or nats of each item, (N,); all finite, or refused."""
+    log_prob = log_likelihood(model, raw, seed=seed)
+    undefined = int(log_prob.isnan().sum())
+    if undefined:
+        raise Refused(
+            f"the likelihood of {undefined} of {len(raw)} held-out items is not a number: the "
+            "model or its solver failed there"
+        )
+    impossible = int(log_prob.isinf().sum())
+    if impossible:
+        raise Refused(f"{impossible} of {len(raw)} held-out items are impossible to this model")
+    return bits_per_dim(log_prob, model.spec) if model.spec.is_image else -log_prob
+
+
+def _noise_error(model: GenerativeModel, raw: Tensor, cost: Tensor, seed: int) -> float:
+    """Standard error of the mean cost from the noise alone, from a second draw of some items."""
+    again = _costs(model, raw[::REPEAT_EVERY], seed + 1)
+    variance = float((again - cost[::REPEAT_EVERY]).square().mean()) / 2
+    return math.sqrt(variance / len(cost))
+
+
+def _convention(able: HasLikelihood, spec: DataSpec) -> str:
+    how = able.likelihood_convention if isinstance(able, ExplainsLikelihood) else able.likelihood
+    labels = "; log Σ p(y) p(x|y)" if spec.num_classes else ""
+    unit = "data units"
+    if spec.levels is not None:
+        unit = f"{spec.levels} levels (uniform: {math.log2(spec.levels):.3f})"
+    return f"{how}{labels}; held-out items, {unit}; 95 % interval over items and noise"
 
 
 def likelihood_score(
@@ -97,8 +114,47 @@ def likelihood_score(
         progress: told of the measuring.
     """
     name = "bits_per_dim" if dataset.spec.is_image else "nll_nats"
+    try:
+        able, loaded = _loaded(run, dataset.spec, device, model, trust)
+        items = held_out_items(able, dataset.test.data)
+        progress.update("likelihood", 0.0)
+        measured = measure_likelihood(loaded, items)
+    except Refused as reason:
+        return Score.refused(name, 0, str(reason))
+    finally:
+        progress.update("likelihood", 1.0)
+    floor, convention = None, measured.convention
+    if dataset.log_density is not None:
+        floor = -float(dataset.log_density(items).double().mean())
+        convention += "; floor: the true density of the same items"
+    return Score(
+        name,
+        measured.value,
+        len(items),
+        convention,
+        measured.interval,
+        floor=floor,
+        likelihood=able.likelihood,
+        sampling_error=measured.sampling_error,
+        reference_error=measured.reference_error,
+        caution=measured.caution,
+    )
+
+
+def _loaded(
+    run: Run | None,
+    spec: DataSpec,
+    device: torch.device,
+    model: GenerativeModel | str | None,
+    trust: bool,
+) -> tuple[HasLikelihood, GenerativeModel]:
+    """What answers for the likelihood, and the model itself.
+
+    Raises:
+        Refused: there is no model, it cannot be had, or it has no likelihood of such data.
+    """
     if run is None and not isinstance(model, GenerativeModel):
-        return Score.refused(name, 0, "samples alone have no likelihood; give a run")
+        raise Refused("samples alone have no likelihood; give a run")
     if not isinstance(model, GenerativeModel):
         from genzoo.training import load_model
 
@@ -106,39 +162,11 @@ def likelihood_score(
         try:
             model = load_model(run, device=device, model=model, trust=trust)
         except InputError as error:
-            return Score.refused(name, 0, f"the model was not loaded: {error}")
-    if not isinstance(model, HasLikelihood):
+            raise Refused(f"the model was not loaded: {error}") from error
+    able = likelihood_of(model)
+    if able is None:
         family = type(model).__name__ if run is None else run.config["family"]
-        return Score.refused(name, 0, f"{family}: no likelihood")
-    if (model.spec.shape, model.spec.levels) != (dataset.spec.shape, dataset.spec.levels):
-        return Score.refused(name, 0, "the model is of other shape or levels than the data")
-    items = held_out_items(model, dataset.test.data)
-    progress.update("likelihood", 0.0)
-    measured = measure_likelihood(model, items)
-    progress.update("likelihood", 1.0)
-    if not math.isfinite(measured.value):
-        return Score.refused(name, len(items), "some held-out items are impossible to this model")
-    return Score(
-        name,
-        measured.value,
-        len(items),
-        _convention(model, dataset.spec),
-        measured.interval,
-        floor=None if dataset.log_density is None else _entropy(dataset, items),
-        likelihood=model.likelihood,
-    )
-
-
-def _convention(model: GenerativeModel, spec: DataSpec) -> str:
-    labels = "; log Σ p(y) p(x|y)" if model.spec.num_classes else ""
-    if spec.levels is None:
-        unit = "data units; floor: the true density"
-    else:
-        uniform = math.log2(spec.levels)
-        unit = f"{spec.levels} levels (uniform: {uniform:.3f}); one draw of the noise"
-    return f"held-out items, {unit}{labels}; 95 % interval over items"
-
-
-def _entropy(dataset: Dataset, items: Tensor) -> float:
-    assert dataset.log_density is not None
-    return -float(dataset.log_density(items).double().mean())
+        raise Refused(f"{family}: no likelihood")
+    if (model.spec.shape, model.spec.levels) != (spec.shape, spec.levels):
+        raise Refused("the model is of other shape or levels than the data")
+    return able, model

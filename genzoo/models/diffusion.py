@@ -1,24 +1,39 @@
 """Diffusion with EDM preconditioning (Karras et al. 2022, arXiv 2206.00364).
 
 A network learns the posterior mean D(x + σε; σ) of the data at every noise level σ; samples
-follow the probability-flow ODE from pure noise to data with Heun's method.
+follow the probability-flow ODE from pure noise to data with Heun's method. The same ODE the
+other way gives an estimate of the likelihood, and the denoising error a bound of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from genzoo.data.ranges import to_model
 from genzoo.model import GenerativeModel
 from genzoo.nets.augmentation import shifted
 from genzoo.nets.backbone import Backbone, build_backbone
 from genzoo.nets.embeddings import ConditionEmbedding, NoiseEmbedding, hide_labels
 from genzoo.noise import NoiseSource
-from genzoo.samplers import heun, karras_sigmas
-from genzoo.types import Batch, DataSpec, Loss, Recipe, SampleOptions, TrainState
+from genzoo.samplers import (
+    FlowSolver,
+    denoising_cost,
+    density_range,
+    flow_log_prob,
+    heun,
+    karras_sigmas,
+    variational_bound,
+)
+from genzoo.types import Batch, DataSpec, LikelihoodKind, Loss, Recipe, SampleOptions, TrainState
+
+# Noise levels at which the denoiser is asked for the bound, and for a rough idea of it.
+BOUND_DRAWS = 64
+ROUGH_DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,10 @@ class DiffusionSettings:
         sigma_min: smallest noise level of the sampler.
         sigma_max: largest noise level of the sampler.
         steps: Heun steps; 2·steps - 1 network evaluations a sample.
+        likelihood: ``ode``, an estimate by the probability flow, or ``vlb``, a variational bound
+            (images only; points always take the flow).
+        ode_tolerance: local error of the flow's solver, see `genzoo.samplers.FlowSolver`.
+        trace_probes: random directions for the flow's trace in more than four dimensions.
         augment: share of the training images that are shifted (the network is told how far).
         label_dropout: how often the label is hidden in training, so that guidance works.
         batch_size: images a step.
@@ -57,6 +76,9 @@ class DiffusionSettings:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     steps: int = 18
+    likelihood: Literal["ode", "vlb"] = "ode"
+    ode_tolerance: float = 5e-4
+    trace_probes: int = 2
     augment: float = 0.85
     label_dropout: float = 0.1
     batch_size: int = 128
@@ -66,7 +88,7 @@ class DiffusionSettings:
 
 
 class Diffusion(GenerativeModel):
-    """EDM-preconditioned denoiser; a `genzoo.model.Denoiser`."""
+    """EDM-preconditioned denoiser; a `genzoo.model.Denoiser` with a likelihood."""
 
     Settings = DiffusionSettings
     sigma_data: Tensor
@@ -76,6 +98,7 @@ class Diffusion(GenerativeModel):
         super().__init__(spec, settings)
         s = self.settings
         self.sigma_range = (s.sigma_min, s.sigma_max)
+        self._solver = FlowSolver(s.ode_tolerance, s.trace_probes)
         self.register_buffer("sigma_data", torch.tensor(0.5))
         self.noise_embedding = NoiseEmbedding(s.width)
         self.cond_embedding = ConditionEmbedding(spec, s.width, s.augment > 0)
@@ -148,3 +171,65 @@ class Diffusion(GenerativeModel):
             return free + weight * (conditional - free)  # Ho & Salimans 2022, eq. 6
 
         return heun(denoise, x, sigmas)
+
+    # -- likelihood -----------------------------------------------------------------------
+
+    @property
+    def summable(self) -> bool:
+        """See `genzoo.model.RoughLikelihood`."""
+        return not self._variational
+
+    @property
+    def likelihood(self) -> LikelihoodKind:
+        """The flow's density carries errors of solver and trace; the variational bound does not."""
+        return "bound" if self._variational else "estimate"
+
+    @property
+    def likelihood_convention(self) -> str:
+        """See `genzoo.model.ExplainsLikelihood`."""
+        if not self._variational:
+            return self._solver.describe(self.spec, self.sigma_range)
+        low, _ = density_range(self.spec, self.sigma_range)
+        return f"VLB in continuous time, {BOUND_DRAWS} noise levels, latent at σ = {low:.3g}"
+
+    def log_prob(
+        self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> Tensor:
+        """Log of levels' probability or points' density, (B,) nats; see `likelihood`."""
+        if self._variational:
+            assert self.spec.levels is not None
+            return variational_bound(
+                self,
+                to_model(raw, self.spec),
+                cond,
+                levels=self.spec.levels,
+                sigma_range=density_range(self.spec, self.sigma_range),
+                draws=BOUND_DRAWS,
+                generator=generator,
+            )
+        return flow_log_prob(
+            self,
+            raw,
+            cond,
+            spec=self.spec,
+            scale=float(self.sigma_data),
+            solver=self._solver,
+            generator=generator,
+        )
+
+    def rough_log_prob(
+        self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> Tensor:
+        """Minus the denoising error at a few noise levels, (B,) nats (Li et al. 2023, eq. 5)."""
+        return -denoising_cost(
+            self,
+            to_model(raw, self.spec),
+            cond,
+            sigma_range=density_range(self.spec, self.sigma_range),
+            draws=ROUGH_DRAWS,
+            generator=generator,
+        )
+
+    @property
+    def _variational(self) -> bool:
+        return self.settings.likelihood == "vlb" and self.spec.is_image

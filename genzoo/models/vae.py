@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from genzoo.data.ranges import to_model
+from genzoo.errors import InputError
 from genzoo.model import GenerativeModel
 from genzoo.nets.augmentation import shifted
 from genzoo.nets.backbone import default_patch
@@ -43,6 +44,7 @@ class VAESettings:
         augment: share of the training images that are shifted (the networks are told how far).
         beta: weight of the KL terms in training (1 is the ELBO).
         kl_warmup: fraction of the budget over which the KL terms rise to `beta`.
+        importance_samples: K of the likelihood's bound IWAE-K; 1 is the ELBO.
         batch_size: items a step.
         lr: peak learning rate.
         weight_decay: of AdamW.
@@ -59,6 +61,7 @@ class VAESettings:
     augment: float = 0.7
     beta: float = 1.0
     kl_warmup: float = 0.1
+    importance_samples: int = 16
     batch_size: int = 64
     lr: float = 4e-3
     weight_decay: float = 0.01
@@ -98,15 +101,18 @@ class StochasticLayer(nn.Module):
 
 
 class VAE(GenerativeModel):
-    """Hierarchical VAE; `log_prob` is the evidence lower bound."""
+    """Hierarchical VAE; `log_prob` is an importance-weighted lower bound."""
 
     Settings = VAESettings
     likelihood: LikelihoodKind = "bound"
+    summable = True
 
     def __init__(self, spec: DataSpec, settings: VAESettings | None = None) -> None:
         """Patches are tokens; a point is a single token."""
         super().__init__(spec, settings)
         s = self.settings
+        if s.importance_samples < 1:
+            raise InputError(f"importance_samples {s.importance_samples}: at least 1 is needed")
         self.patch = (s.patch or default_patch(spec)) if spec.is_image else 1
         size = spec.shape[0] * self.patch**2 if spec.is_image else spec.dim
         self.tokens = spec.dim // size
@@ -153,14 +159,41 @@ class VAE(GenerativeModel):
         }
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
+    @property
+    def likelihood_convention(self) -> str:
+        """See `genzoo.model.ExplainsLikelihood`."""
+        k = self.settings.importance_samples
+        return (
+            "ELBO, one draw of the latents" if k == 1 else f"IWAE-K, K = {k} draws of the latents"
+        )
+
     def log_prob(
         self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
     ) -> Tensor:
-        """One-sample ELBO of levels (mass) or points (density in data units), (B,) nats."""
+        """Log mean weight of K draws of the latents (Burda et al. 2016, eq. 8), (B,) nats.
+
+        Of levels a bound of the log mass, of points of the log density in data units.
+        """
+        samples = self.settings.importance_samples
+        x = to_model(raw, self.spec)
+        encoded = self._encode(x, cond)
+        total = x.new_full((len(x),), -math.inf)
+        for _ in range(samples):
+            log_likelihood, _, log_ratio = self._top_down(x, *encoded, generator)
+            total = torch.logaddexp(total, log_likelihood - log_ratio)
+        return total - math.log(samples) - self._log_unit
+
+    def rough_log_prob(
+        self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> Tensor:
+        """One-sample ELBO with KLs in closed form, which varies less than a weight, (B,) nats."""
         log_likelihood, kl = self._elbo_parts(to_model(raw, self.spec), cond, generator)
-        if self.spec.is_image:
-            return log_likelihood - kl
-        return log_likelihood - kl - sum(math.log(s) for s in self.spec.scale)
+        return log_likelihood - kl - self._log_unit
+
+    @property
+    def _log_unit(self) -> float:
+        """Log volume of model space in data units: 0 for levels, whose mass has no unit."""
+        return 0.0 if self.spec.is_image else sum(math.log(s) for s in self.spec.scale)
 
     def draw(
         self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions
@@ -184,22 +217,39 @@ class VAE(GenerativeModel):
         self, x: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Log p(x | z) with z from the posterior, and the sum of KLs, (B,) nats each."""
+        log_likelihood, kl, _ = self._top_down(x, *self._encode(x, cond), generator)
+        return log_likelihood, kl
+
+    def _encode(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Condition (B, width) and the encoder's features (B, T, width)."""
         c = self.label(cond, len(x), x.device)
         tokens = patchify(x, self.patch) if self.spec.is_image else x[:, None]
         features = self.embed(tokens) + self.position
         for block in self.encoder:
             features = block(features, c)
+        return c, features
+
+    def _top_down(
+        self, x: Tensor, c: Tensor, features: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One draw of the latents from the posterior.
+
+        Returns:
+            (B,) nats each: log p(x | z); the sum of the layers' KLs; log q(z | x) / p(z).
+        """
         h = self.top.expand(len(x), -1, -1)
-        kl = torch.zeros(len(x), device=x.device)
+        kl, log_ratio = (torch.zeros(len(x), device=x.device) for _ in range(2))
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, StochasticLayer)
             prior = layer.forward_prior(_shared(h, i))
             posterior = layer.forward_posterior(_shared(h, i), _shared(features, i))
             mean, log_std = posterior
             epsilon = torch.randn(mean.shape, generator=generator, device=x.device)
-            h = layer.absorb(h, mean + log_std.exp() * epsilon, c)
+            z = mean + log_std.exp() * epsilon
+            h = layer.absorb(h, z, c)
             kl = kl + kl_divergence(posterior, prior).flatten(1).sum(1)
-        return self._log_likelihood(x, h), kl
+            log_ratio = log_ratio + log_ratio_of_normals(z, posterior, prior).flatten(1).sum(1)
+        return self._log_likelihood(x, h), kl, log_ratio
 
     def _log_likelihood(self, x: Tensor, h: Tensor) -> Tensor:
         if self.spec.levels is not None:
@@ -225,6 +275,13 @@ def kl_divergence(q: Normals, p: Normals) -> Tensor:
     ratio = torch.exp(2 * (log_q - log_p))
     distance = ((mean_q - mean_p) * torch.exp(-log_p)).square()
     return 0.5 * (ratio + distance - 1) + log_p - log_q
+
+
+def log_ratio_of_normals(z: Tensor, q: Normals, p: Normals) -> Tensor:
+    """Log q(z) / p(z) of normals with independent coordinates, elementwise, in nats."""
+    (mean_q, log_q), (mean_p, log_p) = q, p
+    squares = ((z - mean_p) * torch.exp(-log_p)) ** 2 - ((z - mean_q) * torch.exp(-log_q)) ** 2
+    return 0.5 * squares + log_p - log_q
 
 
 def log_mass_of_logistics(x: Tensor, parameters: Tensor, levels: int) -> Tensor:
