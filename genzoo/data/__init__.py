@@ -77,6 +77,14 @@ _ALL = (
         "images",
     ),
     DatasetEntry(
+        "stacked-mnist",
+        "three of MNIST's digits as red, green, blue: 1,000 modes, no labels; 26,000 test",
+        "image",
+        "3x28x28, 256 levels",
+        False,
+        "stacked",
+    ),
+    DatasetEntry(
         "fashion-mnist",
         "Zalando's articles of clothing: 50,000 train, 10,000 test, 10 classes",
         "image",

@@ -67,6 +67,9 @@ class Dataset:
             where it is known.
         stacked: whether the channels are separate digits (1000 modes).
         mode_labels: of stacked digits.
+        single: of stacked digits, the name of the one-channel data they are drawn from, whose
+            feature extractor tells the digits.
+        root: where the files of `single` lie, as it was asked for; ``None`` for the default.
         fingerprint: sha256 of spec and contents: equal data have equal fingerprints.
     """
 
@@ -81,6 +84,8 @@ class Dataset:
     log_density: Callable[[Tensor], Tensor] | None = None
     stacked: bool = False
     mode_labels: ModeLabels | None = None
+    single: str | None = None
+    root: str | None = None
 
 
 def fingerprint(spec: DataSpec, *splits: Split | None) -> str:
