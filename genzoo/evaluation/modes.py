@@ -1,47 +1,563 @@
-"""Modes with ground truth: Gaussians on a ring or a grid, and stacked digits."""
+"""Modes with ground truth (Gaussians on a ring or a grid, stacked digits), and distinct items.
+
+The protocol is PacGAN's (Lin et al. 2018, arXiv:1712.04086, 4.1 and 4.2), with the exact
+answers of a perfect sampler beside it; the birthday test is Arora and Zhang's (2018,
+arXiv:1706.08224).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from scipy import optimize, special, stats
 from torch import Tensor
 
-from genzoo.evaluation.neighbours import Measured
-from genzoo.evaluation.statistics import wilson
+from genzoo.evaluation.measured import Measured, NotApplicable, Refused
+from genzoo.evaluation.statistics import LEVEL, Interval, wilson
+from genzoo.evaluation.view import Items, View
+
+Array = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 RADIUS_SIGMAS = 3.0
 # Share of a 2-D Gaussian within three standard deviations: 1 - exp(-9/2).
 HIGH_QUALITY_CEILING = -math.expm1(-(RADIUS_SIGMAS**2) / 2)
+# Mean of r² / 2σ² within them: that of an exponential law of mean 1 cut off at 9/2.
+_CUT = RADIUS_SIGMAS**2 / 2
+MEAN_SQUARE_WITHIN = 1 - _CUT / math.expm1(_CUT)
+# A mode is well covered with this share of the samples that are expected of it.
+WELL_COVERED = 0.2
+# Samples a mode: of the stacked protocol, and below which intervals were measured too narrow.
+PROTOCOL_PER_MODE, INTERVAL_PER_MODE = 26, 10
+DIGITS, PARTS = 10, 3
+Z = float(stats.norm.ppf((1 + LEVEL) / 2))
+
+# Items that the birthday test compares with each other, and by how many pairs of real items
+# its threshold is set.
+BIRTHDAY_ITEMS, CALIBRATION_ITEMS, CALIBRATION_PAIRS = 5_000, 10_000, 10
+LEAST_ITEMS = 20
+BLOCK = 1_000
 
 
-class ModeCount(NamedTuple):
-    """How many modes have a good sample, and which share of samples is good."""
+class ModeHits(NamedTuple):
+    """Where samples lie among K modes.
 
-    covered: int
-    high_quality: float
+    Attributes:
+        good: good samples at each mode, (K,).
+        assigned: samples whose nearest mode it is, (K,).
+        squares: squared distance of each good sample to its centre over 2σ², (good,).
+    """
+
+    good: Counts
+    assigned: Counts
+    squares: Array
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return int(self.assigned.sum())
 
 
-def count_modes(points: Tensor, centers: Tensor, sigma: float) -> ModeCount:
-    """Protocol of PacGAN (Lin et al. 2018): good is within three σ of a centre.
+# -- pure functions -----------------------------------------------------------------------------
+
+
+def count_modes(points: Tensor, centers: Tensor, sigma: float) -> ModeHits:
+    """Assign points to their nearest mode; good ones are within three σ of it.
 
     Args:
-        points: (N, 2) in data units.
-        centers: (K, 2).
+        points: (N, D) in data units.
+        centers: (K, D).
         sigma: standard deviation per coordinate of every mode.
     """
-    distance = torch.cdist(points.double(), centers.double())
-    closest = distance.min(dim=1)
-    good = closest.values <= RADIUS_SIGMAS * sigma
-    return ModeCount(len(closest.indices[good].unique()), float(good.double().mean()))
+    x, c = points.double(), centers.to(points.device).double()
+    nearest = [
+        torch.cdist(part, c, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+        for part in x.split(BLOCK * 10)
+    ]
+    distance = torch.cat([found.values for found in nearest]).cpu().numpy()
+    index = torch.cat([found.indices for found in nearest]).cpu().numpy()
+    good = distance <= RADIUS_SIGMAS * sigma
+    k = len(c)
+    return ModeHits(
+        np.bincount(index[good], minlength=k),
+        np.bincount(index, minlength=k),
+        np.square(distance[good] / sigma) / 2,
+    )
 
 
-def count_stacked(predicted: Tensor) -> int:
-    """How many of the 1000 digit triples appear among predictions (N, 3)."""
-    return len(predicted.unique(dim=0))
+def count_stacked(predicted: Tensor) -> Counts:
+    """How often each of the 1000 digit triples is among predictions (N, 3): (1000,)."""
+    weights = torch.tensor([100, 10, 1], device=predicted.device)
+    return np.bincount((predicted * weights).sum(1).cpu().numpy(), minlength=DIGITS**PARTS)
 
 
-def measure_high_quality(count: ModeCount, n: int) -> Measured:
-    """Share of good samples with Wilson's interval."""
-    return Measured(count.high_quality, wilson(count.high_quality, n))
+def expected_covered(n: int, k: int, share: float, hits: int = 1) -> float:
+    """Expected number of k modes with at least `hits` of n even draws, `share` of them good."""
+    return k * float(stats.binom.sf(hits - 1, n, share / k))
+
+
+def kl_forward(counts: Counts) -> float:
+    """KL(samples ‖ uniform) of shares p = counts / N, in nats: Σ p log(p K), 0 log 0 = 0."""
+    p = counts / counts.sum()
+    return float(special.xlogy(p, p * len(p)).sum())
+
+
+def kl_reverse(counts: Counts) -> float:
+    """KL(uniform ‖ samples) in nats, finite: shares are (count + ½) / (N + K/2)."""
+    k = len(counts)
+    return float(-np.log(k * (counts + 0.5) / (counts.sum() + k / 2)).mean())
+
+
+def expected_kl(n: int, k: int) -> tuple[float, float]:
+    """Exact expectation of `kl_forward` and `kl_reverse` over n even draws among k modes.
+
+    Every count is binomial; the sums leave out a tail of 1e-12. About (k - 1) / 2n.
+    """
+    low, high = stats.binom.ppf([1e-12, 1 - 1e-12], n, 1 / k)
+    count = np.arange(low, high + 1)
+    chance = stats.binom.pmf(count, n, 1 / k)
+    forward = k * float((chance * special.xlogy(count / n, count / n * k)).sum())
+    logs = np.log(k * (count + 0.5) / (n + k / 2))
+    return max(0.0, forward), -float((chance * logs).sum() / chance.sum())
+
+
+def interval_forward(counts: Counts) -> Interval:
+    """95 % interval of the expectation of `kl_forward` at this N; see `_divergence_interval`."""
+    n, occupied = int(counts.sum()), counts[counts > 0]
+    m, p = len(occupied), occupied / n
+    # Modes without samples add a constant; what is random is the KL among the occupied.
+    offset = math.log(len(counts) / m)
+    excess = max(0.0, kl_forward(counts) - offset)
+    logs = np.log(p)
+    variance = float((p * logs**2).sum() - (p * logs).sum() ** 2)
+    found = _divergence_interval(excess, variance, n, m - 1, _curvature(n / m)[0])
+    return Interval(offset + found.low, offset + found.high)
+
+
+def interval_reverse(counts: Counts) -> Interval:
+    """95 % interval of the expectation of `kl_reverse` at this N; see `_divergence_interval`."""
+    n, k, occupied = int(counts.sum()), len(counts), counts[counts > 0]
+    m = len(occupied)
+    q = (occupied + 0.5) / (n + m / 2)
+    excess = max(0.0, float(-np.log(m * q).mean()))
+    variance = float((1 / q).mean()) / m - 1
+    found = _divergence_interval(excess, variance, n, m - 1, _curvature(n / m)[1])
+    offset = kl_reverse(counts) - m / k * excess
+    return Interval(offset + m / k * found.low, offset + m / k * found.high)
+
+
+def _curvature(rate: float) -> tuple[float, float]:
+    """Variance of 2n times both divergences for even shares, over that of chi-squared.
+
+    Chi-squared comes from counts being normal. Of a Poisson count X the part of X log X, and of
+    log(X + ½), that is not linear in X varies more: by about 2 / rate and 4 / rate.
+    """
+    low, high = stats.poisson.ppf([1e-12, 1 - 1e-12], rate)
+    count = np.arange(low, high + 1)
+    chance = stats.poisson.pmf(count, rate)
+    chance /= chance.sum()
+
+    def rest(values: Array) -> float:
+        centred, x = values - chance @ values, count - chance @ count
+        slope = (chance @ (centred * x)) / (chance @ x**2)
+        return float(chance @ (centred - slope * x) ** 2)
+
+    return 2 * rest(special.xlogy(count, count)), 2 * rate**2 * rest(np.log(count + 0.5))
+
+
+def _divergence_interval(
+    excess: float, variance: float, n: int, freedom: int, curvature: float
+) -> Interval:
+    """Interval of the mean of a divergence from even shares.
+
+    2n · divergence is chi-squared for even shares, where the delta method gives nothing, and
+    normal for uneven ones, where chi-squared is too narrow. Both are gamma laws of mean ν + λ
+    and variance 2νκ + 4cλ, in which c carries the delta method's variance; the interval inverts
+    them in λ. More even than chance allows (λ < 0) is the law of λ = 0 scaled down.
+
+    Args:
+        excess: the divergence found, among the modes that have samples.
+        variance: n times its variance by the delta method.
+        n: number of samples.
+        freedom: ν, occupied modes less one.
+        curvature: κ, see `_curvature`.
+    """
+    if freedom < 1:
+        return Interval(excess, excess)
+    found = 2 * n * excess
+    c = variance / (2 * excess) if excess > 1e-12 else 1.0
+
+    def chance(extra: float) -> float:
+        mean, spread = freedom + extra, 2 * freedom * curvature + 4 * c * extra
+        return float(special.gammainc(mean**2 / spread, found * mean / spread))
+
+    tail = (1 - LEVEL) / 2
+    ends = []
+    for level in (1 - tail, tail):
+        if chance(0.0) < level:
+            even = float(special.gammaincinv(freedom / (2 * curvature), level)) * 2 * curvature
+            ends.append(freedom * found / even)
+            continue
+        top = found + 10.0
+        while chance(top) > level:
+            top *= 2
+        ends.append(freedom + optimize.brentq(lambda x, at=level: chance(x) - at, 0.0, top))
+    return Interval(ends[0] / (2 * n), ends[1] / (2 * n))
+
+
+def count_errors(counts: Counts, hits: int = 1) -> tuple[float, float]:
+    """Standard errors of the number of cells with at least `hits`, downwards and upwards.
+
+    The variance is Σ π (1 - π) over cells with Poisson counts. For one hit that is the expected
+    number of new cells in as many further samples, S f₀ / (S + f₀) with S cells seen and Chao's
+    f₀ cells missed but possible, from those seen once and twice (Colwell et al. 2012,
+    doi:10.1093/jpe/rtr044); f₀ is rounded up. Downwards it is no more than twice what the cells
+    seen seldom explain, each with a gamma law of its rate (Jeffreys).
+    """
+    if hits == 1:
+        seen = counts[counts > 0]
+        once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+        missed = (once + 1) * (once + 2) / (2 * (twice + 1))
+        variance = len(seen) * missed / (len(seen) + missed)
+        seldom = float((0.5 ** (seen + 0.5) - 3.0 ** -(seen + 0.5)).sum())
+        return math.sqrt(min(variance, 2 * seldom)), math.sqrt(variance)
+    reached = stats.poisson.sf(hits - 1, counts)
+    error = float(np.sqrt((reached * (1 - reached)).sum()))
+    return error, error
+
+
+def count_interval(counts: Counts, hits: int = 1) -> Interval:
+    """Normal interval of the expected number of cells with at least `hits`, within 0 … K."""
+    value = float((counts >= hits).sum())
+    down, up = count_errors(counts, hits)
+    return Interval(max(0.0, value - Z * down), min(float(len(counts)), value + Z * up))
+
+
+def spread(squares: Array) -> tuple[float, float]:
+    """Root mean square distance to the centre over that of a Gaussian cut at 3σ; its error.
+
+    E r² / 2σ² = 1 - a / (e^a - 1), a = 9/2, for r within 3σ. The root of a mean is biased by
+    -v / 8m² in relative terms, v the mean's variance and m the mean, which is added back.
+
+    Args:
+        squares: (N,), r² / 2σ² of the good samples, N ≥ 2.
+    """
+    mean, variance = float(squares.mean()), float(squares.var(ddof=1)) / len(squares)
+    if mean == 0:
+        return 0.0, 0.0
+    root = math.sqrt(mean / MEAN_SQUARE_WITHIN)
+    return root * (1 + variance / (8 * mean**2)), root * math.sqrt(variance) / (2 * mean)
+
+
+# -- modes of a view ----------------------------------------------------------------------------
+
+
+def measure(view: View) -> dict[str, Measured | Refused]:
+    """How the modes are covered, by as many samples as there are."""
+    if view.dataset.modes is not None:
+        return _of_points(view)
+    if view.dataset.stacked:
+        return _of_stacked(view)
+    raise NotApplicable("the modes of these data are not known")
+
+
+def _of_points(view: View) -> dict[str, Measured | Refused]:
+    known = view.dataset.modes
+    assert known is not None
+    points = view.pool.raw
+    if not bool(torch.isfinite(points).all()):
+        raise Refused("some samples are not finite")
+    k = len(known.centers)
+    _need(len(points), k)
+    hits = count_modes(points, known.centers, known.sigma)
+    text = "within 3 σ of a centre"
+    scores = _coverage(hits.good, hits.n, HIGH_QUALITY_CEILING, text, view.intervals, True)
+    scores |= _divergences(
+        hits.assigned, "samples go to their nearest centre", view.intervals, True
+    )
+    scores["high_quality_share"] = _quality(len(hits.squares), hits.n, view.intervals)
+    scores["mode_spread"] = _spread(hits, view.intervals)
+    return scores
+
+
+def _of_stacked(view: View) -> dict[str, Measured | Refused]:
+    parts = view.pool.found.parts
+    if parts is None:
+        raise Refused("no classifier tells the digits of an item")
+    _need(len(parts), DIGITS**PARTS)
+    counts = count_stacked(parts)
+    text = "digit triples as classified, the classifier's mistakes included"
+    scores = _coverage(counts, len(parts), 1.0, text, view.intervals, False)
+    return scores | _divergences(counts, text, view.intervals, False)
+
+
+def _need(n: int, modes: int) -> None:
+    if n < modes:
+        raise Refused(f"only {n} samples for {modes} modes; at least one for each is needed")
+
+
+def _coverage(
+    counts: Counts, n: int, share: float, text: str, intervals: bool, theory: bool
+) -> dict[str, Measured | Refused]:
+    """Modes with a sample, and with a fifth of the samples expected of them.
+
+    Args:
+        counts: good samples at each mode.
+        n: all samples.
+        share: of samples that a perfect sampler has good.
+        text: which samples count.
+        intervals: whether they are wanted.
+        theory: whether a perfect sampler's value is the floor; else only mentioned, because
+            held-out items show a classifier's mistakes as well.
+    """
+    k = len(counts)
+
+    def score(hits: int, what: str) -> Measured:
+        perfect = expected_covered(n, k, share, hits)
+        return Measured(
+            float((counts >= hits).sum()),
+            count_interval(counts, hits) if intervals else None,
+            sampling_error=count_errors(counts, hits)[0] if intervals else None,
+            n=n,
+            convention=f"of {k}, {what}; {text}; a perfect sampler has {perfect:.6g} at this N; "
+            "95 % interval: normal, Poisson counts",
+            floor=perfect if theory else None,
+            caution=_few(n, k),
+        )
+
+    least = math.ceil(WELL_COVERED * n * share / k)
+    well: Measured | Refused = Refused(
+        f"{n} samples are too few: a fifth of those expected at each of {k} modes is only one"
+    )
+    if least > 1:
+        well = score(least, f"at least {least} samples, a fifth of those expected")
+    return {"modes_covered": score(1, "at least one sample"), "modes_well_covered": well}
+
+
+def _divergences(
+    counts: Counts, text: str, intervals: bool, theory: bool
+) -> dict[str, Measured | Refused]:
+    """KL divergences between the shares of the modes and even ones."""
+    n, k = int(counts.sum()), len(counts)
+    intervals = intervals and n >= INTERVAL_PER_MODE * k
+    perfect = expected_kl(n, k)
+
+    def score(
+        value: Callable[[Counts], float], interval: Callable[[Counts], Interval], i: int, what: str
+    ) -> Measured:
+        found = interval(counts) if intervals else None
+        return Measured(
+            value(counts),
+            found,
+            sampling_error=None if found is None else (found.high - found.low) / (2 * Z),
+            n=n,
+            convention=f"nats, {what}; {text}; the truth is even; a perfect sampler has "
+            f"{perfect[i]:.3g} at this N; 95 % interval: gamma law between chi-squared and the "
+            f"delta method, from {INTERVAL_PER_MODE} samples a mode",
+            floor=perfect[i] if theory else None,
+            caution=_few(n, k),
+        )
+
+    smoothed = "½ added to every count"
+    return {
+        "mode_kl": score(kl_forward, interval_forward, 0, "plug-in"),
+        "mode_kl_reverse": score(kl_reverse, interval_reverse, 1, smoothed),
+    }
+
+
+def _few(n: int, k: int) -> str | None:
+    if n >= PROTOCOL_PER_MODE * k:
+        return None
+    return f"only {n / k:.3g} samples a mode; the protocol takes {PROTOCOL_PER_MODE}"
+
+
+def _quality(good: int, n: int, intervals: bool) -> Measured:
+    share = good / n
+    return Measured(
+        share,
+        wilson(share, n) if intervals else None,
+        sampling_error=math.sqrt(share * (1 - share) / n),
+        n=n,
+        convention="within 3 σ of a centre; 95 % interval: Wilson; floor: exact, 1 - exp(-9/2)",
+        floor=HIGH_QUALITY_CEILING,
+    )
+
+
+def _spread(hits: ModeHits, intervals: bool) -> Measured | Refused:
+    good = len(hits.squares)
+    if good < 2:
+        return Refused(f"{good} of {hits.n} samples are within 3 σ of a mode")
+    value, error = spread(hits.squares)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, good - 1)) * error
+    return Measured(
+        value,
+        Interval(max(0.0, value - half), value + half) if intervals else None,
+        sampling_error=error,
+        n=good,
+        convention="root mean square distance of good samples to their centre over that of a "
+        "Gaussian cut at 3 σ; 95 % interval: Student's t, delta method; floor: exact",
+        floor=1.0,
+        caution=f"only {good} good samples" if good < PROTOCOL_PER_MODE else None,
+    )
+
+
+# -- birthday test ------------------------------------------------------------------------------
+
+
+class Collisions(NamedTuple):
+    """Pairs of items nearer to each other than a threshold.
+
+    Attributes:
+        pairs: how many pairs were compared.
+        near: how many of them are near.
+        wedges: ordered pairs of near pairs that share an item.
+        n: number of items.
+    """
+
+    pairs: int
+    near: int
+    wedges: int
+    n: int
+
+    @property
+    def inflation(self) -> float:
+        """Variance of `near` over that of independent pairs, at least 1.
+
+        Pairs of draws are independent in twos only where all items are equally likely; else
+        wedges are more frequent than the square of the rate.
+        """
+        if not self.near:
+            return 1.0
+        rate = self.near / self.pairs
+        expected = self.n * (self.n - 1) * (self.n - 2) * rate**2
+        return 1 + max(0.0, self.wedges - expected) / self.near
+
+
+class Threshold(NamedTuple):
+    """From which distance real items are near copies, and how often they are."""
+
+    squared: float
+    near: int
+    pairs: int
+
+
+def closest_pairs(x: Tensor, k: int) -> Tensor:
+    """The k least squared distances between different rows of x (N, D), ascending."""
+    best = x.new_empty(0, dtype=torch.float64)
+    for _, squared in _pair_blocks(x):
+        least = squared[squared.isfinite()]
+        least = least.topk(min(k, len(least)), largest=False).values
+        best = torch.cat([best, least]).sort().values[:k]
+    return best
+
+
+def count_collisions(x: Tensor, squared: float) -> Collisions:
+    """Count pairs of rows of x (N, D) whose squared distance is at most `squared`."""
+    degree = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    # Rounding must not keep copies apart where real items are equal and the threshold is 0.
+    squared += 1e-13 * float(x.double().square().sum(1).max())
+    for start, block in _pair_blocks(x):
+        near = block <= squared
+        degree[start : start + len(near)] += near.sum(1)
+        degree[start:] += near.sum(0)
+    n = len(x)
+    return Collisions(
+        n * (n - 1) // 2, int(degree.sum()) // 2, int((degree * (degree - 1)).sum()), n
+    )
+
+
+def _pair_blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Row blocks of the squared distances from their first row on, infinite but for i < j."""
+    x = x.double()
+    norms = x.square().sum(1)
+    for start in range(0, len(x), BLOCK):
+        rows = slice(start, start + BLOCK)
+        squared = norms[rows, None] + norms[None, start:] - 2 * (x[rows] @ x[start:].T)
+        below = torch.ones_like(squared, dtype=torch.bool).tril()
+        yield start, squared.clamp(min=0).masked_fill(below, math.inf)
+
+
+def support(found: Collisions, real: Threshold) -> Measured:
+    """How many equally likely items would collide as often, beyond what real items do.
+
+    Of n equally likely items N(N - 1) / 2n pairs are expected to be the same one (Arora and
+    Zhang 2018); of others n is 1 / Σ p², which no larger support can have more collisions than.
+    Pairs that are near among real items, at their rate, are taken off.
+    """
+    expected = found.pairs * real.near / real.pairs
+    near, low, high = found.near, *_poisson(found.near, found.inflation)
+    real_low, real_high = (found.pairs / real.pairs * end for end in _poisson(real.near))
+    # Limits of a difference from the limits of its terms (Zou and Donner 2008).
+    excess = near - expected
+    least = excess - math.hypot(near - low, real_high - expected)
+    most = excess + math.hypot(high - near, expected - real_low)
+    text = (
+        f"N(N - 1) / 2n pairs of equal items: {near} of {found.pairs} are near copies, "
+        f"{expected:.3g} expected of real data; 95 % interval: Poisson, both counts"
+    )
+    if least <= 0:
+        return Measured(
+            max(1.0, found.pairs / max(most, 1.0)),
+            n=found.n,
+            convention=text,
+            caution="at least this many: near copies are no more frequent than among real data",
+        )
+    value = max(1.0, found.pairs / excess)
+    return Measured(
+        value,
+        Interval(max(1.0, found.pairs / most), max(value, found.pairs / least)),
+        sampling_error=value * math.sqrt(found.inflation * near) / excess,
+        reference_error=value * expected / math.sqrt(max(real.near, 1)) / excess,
+        n=found.n,
+        convention=text,
+    )
+
+
+def _poisson(count: int, inflation: float = 1.0) -> tuple[float, float]:
+    """Exact limits of a Poisson mean (Garwood 1936), of a count with `inflation` its variance."""
+    events, tail = count / inflation, (1 - LEVEL) / 2
+    low = float(stats.chi2.ppf(tail, 2 * events)) / 2 if count else 0.0
+    high = float(stats.chi2.ppf(1 - tail, 2 * events + 2)) / 2
+    return inflation * low, inflation * high
+
+
+def near_copies(real: Tensor, k: int = CALIBRATION_PAIRS) -> Threshold:
+    """The distance of the k-th closest pair of real items (N, D), and how many are within it."""
+    squared = float(closest_pairs(real, k)[-1])
+    found = count_collisions(real, squared)
+    return Threshold(squared, found.near, found.pairs)
+
+
+def birthday(view: View) -> dict[str, Measured | Refused]:
+    """Estimate the support of a model from how often two of its samples are near copies."""
+    items = view.pool.first(BIRTHDAY_ITEMS)
+    if len(items) < LEAST_ITEMS:
+        raise Refused(f"only {len(items)} samples; at least {LEAST_ITEMS} are needed")
+    pixels = items.pixels
+    if not bool(torch.isfinite(pixels).all()):
+        raise Refused("some samples are not finite")
+    real = view.once("near copies", _calibrate)
+    measured = support(count_collisions(pixels, real.squared), real)
+    text = (
+        f"{view.space}; near copies are closer than the {CALIBRATION_PAIRS}th closest of "
+        f"{real.pairs} pairs of real items; {measured.convention}"
+    )
+    if not view.intervals:
+        measured = measured._replace(interval=None)
+    return {"distinct": measured._replace(convention=text)}
+
+
+def _calibrate(train: Items, test: Items) -> Threshold:
+    total = len(train) + len(test)
+    if total < LEAST_ITEMS:
+        raise Refused(f"only {total} real items; at least {LEAST_ITEMS} are needed")
+    chosen = np.random.default_rng(0).permutation(total)[:CALIBRATION_ITEMS]
+    rows = torch.from_numpy(np.sort(chosen))
+    first, second = rows[rows < len(train)], rows[rows >= len(train)] - len(train)
+    sides = [side.take(part).pixels for side, part in ((train, first), (test, second)) if len(part)]
+    return near_copies(torch.cat(sides))
