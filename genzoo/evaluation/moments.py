@@ -215,7 +215,9 @@ def frechet_spread(x: Tensor, y: Tensor) -> Spread:
     )
     # E tr √(Σ₁Σ₂) is short of its limit by half the distance's bias.
     short = 1 + spread.bias / (2 * float(diagonal.sum())) if float(diagonal.sum()) else 1.0
-    return spread._replace(second=second * short**2)
+    # The second-order part goes with the square of it; the third power was measured to serve
+    # best where third orders begin to show, at 0.2 to 1 dimension an item.
+    return spread._replace(second=second * short**3)
 
 
 def spread_of(
@@ -347,19 +349,22 @@ def _of_part(x: Tensor) -> Moments:
 
 
 def _symmetric(matrix: Tensor) -> Tensor:
-    return (matrix + matrix.T) / 2
+    symmetric: Tensor = (matrix + matrix.T) / 2
+    return symmetric
 
 
 def _factor(covariance: Tensor) -> Tensor:
     """A with AᵀA = Σ, (r, d): by Cholesky, or by eigenvectors where Σ is singular."""
     lower, failed = torch.linalg.cholesky_ex(covariance)
     if not int(failed):
-        return lower.T
+        upper: Tensor = lower.T
+        return upper
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > _negligible(values)
     if not bool(kept.any()):
         return covariance.new_zeros(1, len(covariance))
-    return (vectors[:, kept] * values[kept].sqrt()).T
+    factor: Tensor = (vectors[:, kept] * values[kept].sqrt()).T
+    return factor
 
 
 def _roots(values: Tensor) -> Tensor:
