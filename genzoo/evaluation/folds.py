@@ -3,24 +3,35 @@
 Metrics made of nearest neighbours have no usable jackknife: leaving one item out overestimates
 their variance two- to fivefold, and drawing with replacement plants copies. Disjoint folds do
 neither. Values on disjoint parts are independent, so their variance is that of the statistic at
-the parts' size m; the variance at N is m/N times that, because what such a statistic adds up
-is local.
+the parts' size m. What such a statistic adds up is local, so its variance goes as 1/N; how far
+from that it still is at this N shows between two sizes of folds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Statistic = Callable[[Tensor, Tensor], Tensor]
-
 # Halves while they are cheap, quarters beyond: large parts are most like the whole.
 SMALL = 2000
-HALVES, QUARTERS = (2, 20), (4, 5)  # folds, partitions
+HALVES, QUARTERS, EIGHTHS = (2, 20), (4, 5), (8, 2)  # folds, partitions
+DRIFT = (0.8, 1.5)  # what is believed of the drift between two sizes
+
+
+class Terms(NamedTuple):
+    """Statistics that are means, and how much a single term of each varies.
+
+    Attributes:
+        value: (S,) float64.
+        variance: of one term, p(1-p) for a share, (S,) float64; 1 where it is not known.
+    """
+
+    value: Tensor
+    variance: Tensor
 
 
 class Errors(NamedTuple):
@@ -37,42 +48,53 @@ class Errors(NamedTuple):
     degrees: float
 
 
-def fold_errors(
-    statistic: Statistic, samples: Tensor, real: Tensor, shares: Sequence[int] = ()
-) -> Errors:
-    """Standard errors of a statistic from a grid of disjoint folds of both sides.
+Statistic = Callable[[Tensor, Tensor], Terms]
+
+
+def fold_errors(statistic: Statistic, samples: Tensor, real: Tensor) -> Errors:
+    """Standard errors of a statistic from grids of disjoint folds of both sides.
+
+    With the variance v(K) of one cell among K × K folds, N items have v(K) / K times the ratio
+    of the terms' variances, times the drift K₂ v(K₁) / K₁ v(K₂) that one doubling made.
+
+    Args:
+        statistic: of (n, …) and (m, …).
+        samples: (N, …).
+        real: (M, …).
+    """
+    small = max(len(samples), len(real)) <= SMALL
+    large, little = (HALVES, QUARTERS) if small else (QUARTERS, EIGHTHS)
+    row, column, unit = _cell_variance(statistic, samples, real, *large)
+    fewer = _cell_variance(statistic, samples, real, *little)
+    here = (row + column) / unit / large[0]
+    there = (fewer[0] + fewer[1]) / fewer[2] / little[0]
+    drift = torch.where(there > 0, here / there, 1.0).nan_to_num(1.0).clamp(*DRIFT)
+    whole = statistic(samples, real).variance.cpu()
+    scale = torch.where(unit > 0, whole / unit, 1.0).nan_to_num(1.0) * drift / large[0]
+    each = [(v * scale).clamp(min=0).sqrt() for v in (row, column)]
+    return Errors(each[0], each[1], float(large[1] * (large[0] - 1)))
+
+
+def _cell_variance(
+    statistic: Statistic, samples: Tensor, real: Tensor, folds: int, partitions: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Variance of a cell through its row and through its column, and of a term; (S,) each.
 
     With values t[a, b] on fold a of the samples and b of the real items, rows differ by the
     samples, columns by the real items (two-way analysis of variance). Averaged over random
     partitions, which costs no bias and gains degrees of freedom.
-
-    Args:
-        statistic: (n, …) and (m, …) to S values, (S,) float64.
-        samples: (N, …).
-        real: (M, …).
-        shares: which of the S values are shares, whose variance goes as p(1-p).
     """
-    small = max(len(samples), len(real)) <= SMALL
-    folds, partitions = HALVES if small else QUARTERS
-    row, column, means = [], [], []
+    row, column, unit = [], [], []
     for a, b in _partitions(len(samples), len(real), folds, partitions):
-        grid = torch.stack(
-            [torch.stack([statistic(samples[i], real[j]) for j in b]) for i in a]
-        ).cpu()
-        row.append(grid.mean(1).var(0))
-        column.append(grid.mean(0).var(0))
-        means.append(grid.mean((0, 1)))
-        interaction = _interaction(grid)
-        # A mean over `folds` columns leaves 1/folds of the interaction; all of it belongs in.
-        row[-1] += interaction * (0.5 - 1 / folds)
-        column[-1] += interaction * (0.5 - 1 / folds)
-    scale = torch.ones(len(means[0]), dtype=torch.float64)
-    whole, part = statistic(samples, real).cpu(), torch.stack(means).mean(0)
-    for i in shares:
-        here, there = whole[i] * (1 - whole[i]), part[i] * (1 - part[i])
-        scale[i] = here / there if there > 0 and here > 0 else 1.0
-    each = [(torch.stack(v).mean(0) / folds * scale).clamp(min=0).sqrt() for v in (row, column)]
-    return Errors(each[0], each[1], float(partitions * (folds - 1)))
+        terms = [[statistic(samples[i], real[j]) for j in b] for i in a]
+        grid = torch.stack([torch.stack([t.value for t in line]) for line in terms]).cpu()
+        unit += [t.variance.cpu() for line in terms for t in line]
+        # A mean over K columns leaves 1/K of the interaction; all of it belongs in.
+        rest = _interaction(grid) * (0.5 - 1 / folds)
+        row.append(grid.mean(1).var(0) + rest)
+        column.append(grid.mean(0).var(0) + rest)
+    means = [torch.stack(found).mean(0) for found in (row, column, unit)]
+    return means[0], means[1], means[2]
 
 
 def _interaction(grid: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genzoo.evaluation.folds import fold_errors
+from genzoo.evaluation.folds import Terms, fold_errors
 from genzoo.evaluation.measured import Measured, Refused
 from genzoo.evaluation.statistics import Interval, around, wilson
 from genzoo.evaluation.view import View
@@ -38,20 +38,25 @@ class Neighbours(NamedTuple):
     row: Tensor
 
 
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Squared Euclidean distances, (N, D) and (M, D) -> (N, M); exact for small integers."""
-    norms = a.square().sum(1)[:, None] + b.square().sum(1)
-    return norms.addmm_(a, b.T, alpha=-2).clamp_(min=0)
+def squared_distances(a: Tensor, b: Tensor, norms: Tensor | None = None) -> Tensor:
+    """Squared Euclidean distances, (N, D) and (M, D) -> (N, M); exact for small integers.
+
+    Args:
+        a: (N, D).
+        b: (M, D).
+        norms: squared norms of `b`, where they are known.
+    """
+    norms = b.square().sum(1) if norms is None else norms
+    return (a.square().sum(1)[:, None] + norms).addmm_(a, b.T, alpha=-2).clamp_(min=0)
 
 
 def distance_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Rows of `a` a block at a time, with their squared distances to all of `b`."""
     rows = max(1, BLOCK_NUMBERS // max(1, len(b)))
-    norms, turned = b.square().sum(1), b.T
+    norms = b.square().sum(1)
     for start in range(0, len(a), rows):
         part = a[start : start + rows]
-        d = (part.square().sum(1)[:, None] + norms).addmm_(part, turned, alpha=-2)
-        yield slice(start, start + len(part)), d.clamp_(min=0)
+        yield slice(start, start + len(part)), squared_distances(part, b, norms)
 
 
 def nearest(query: Tensor, reference: Tensor, *, own: bool = False) -> Neighbours:
@@ -93,19 +98,27 @@ class Manifolds(NamedTuple):
         precise: whether a sample lies in a real item's k = 3 ball (``<=``), (N,) bool.
         recalled: whether a real item lies in a sample's k = 3 ball (``<=``), (M,) bool.
         held: in how many real items' k = 5 balls a sample lies (``<``), (N,).
-        covered: whether a real item's k = 5 ball holds a sample (``<``), (M,) bool.
+        hits: how many samples a real item's k = 5 ball holds (``<``), (M,).
     """
 
     precise: Tensor
     recalled: Tensor
     held: Tensor
-    covered: Tensor
+    hits: Tensor
 
     def values(self) -> Tensor:
         """Precision, recall, density and coverage, (4,) float64."""
-        parts = (self.precise, self.recalled, self.held, self.covered)
+        parts = (self.precise, self.recalled, self.held, self.hits > 0)
         unit = torch.tensor([1, 1, DENSITY_K, 1], device=self.held.device)
         return torch.stack([part.double().mean() for part in parts]) / unit
+
+    def terms(self) -> Terms:
+        """The same, with the variance of one item's contribution."""
+        value = self.values()
+        variance = value * (1 - value)
+        per_hit = len(self.hits) / (DENSITY_K * len(self.held))
+        variance[2] = (self.held / DENSITY_K).var() + (self.hits * per_hit).var()
+        return Terms(value, variance)
 
 
 def find_manifolds(samples: Tensor, real: Tensor) -> Manifolds:
@@ -130,16 +143,16 @@ def _cross(
     n, device = len(samples), samples.device
     precise = torch.zeros(n, dtype=torch.bool, device=device)
     held = torch.zeros(n, dtype=torch.int64, device=device)
-    recalled, covered = [], []
+    recalled, hits = [], []
     for block, d in distance_blocks(real, samples):
         row, column = (d <= opened[block, None]).nonzero(as_tuple=True)
         distance = d[row, column]
         precise[column[distance <= closed[block][row]]] = True
         inside = distance < opened[block][row]
         held += torch.bincount(column[inside], minlength=n)
-        covered.append(torch.bincount(row[inside], minlength=len(d)) > 0)
+        hits.append(torch.bincount(row[inside], minlength=len(d)))
         recalled.append(d.sub_(sample_radius).amin(1) <= 0)
-    return Manifolds(precise, torch.cat(recalled), held, torch.cat(covered))
+    return Manifolds(precise, torch.cat(recalled), held, torch.cat(hits))
 
 
 def expected_coverage(n_real: int, n_samples: int, k: int = DENSITY_K) -> float:
@@ -164,9 +177,7 @@ def manifolds(view: View) -> dict[str, Measured]:
     values = dict(zip(names, found.values().tolist(), strict=True))
     spread = None
     if view.intervals:
-        spread = fold_errors(
-            lambda a, b: find_manifolds(a, b).values(), samples, real, shares=(0, 1, 3)
-        )
+        spread = fold_errors(lambda a, b: find_manifolds(a, b).terms(), samples, real)
     closed, opened = f"k = {PRECISION_K}, distance <= radius", f"k = {DENSITY_K}, distance < radius"
     floors = {"density": 1.0, "coverage": expected_coverage(len(real), len(samples))}
     out = {}
@@ -221,6 +232,11 @@ def nn_accuracy(samples: Tensor, real: Tensor) -> float:
     return float(right.mean())
 
 
+def _accuracy_term(samples: Tensor, real: Tensor) -> Terms:
+    value = torch.tensor([nn_accuracy(samples, real)], dtype=torch.float64)
+    return Terms(value, value * (1 - value))
+
+
 def two_sample(view: View) -> dict[str, Measured]:
     """1-NN two-sample accuracy in pixels or standardized coordinates."""
     samples, real = view.samples.pixels, view.real.pixels
@@ -233,12 +249,7 @@ def two_sample(view: View) -> dict[str, Measured]:
     )
     if not view.intervals:
         return {"two_sample_1nn": measured}
-    spread = fold_errors(
-        lambda a, b: torch.tensor([nn_accuracy(a, b)], dtype=torch.float64),
-        samples,
-        real,
-        shares=(0,),
-    )
+    spread = fold_errors(_accuracy_term, samples, real)
     own, other = float(spread.sampling[0]), float(spread.reference[0])
     interval = share_interval(accuracy, math.hypot(own, other), spread.degrees, 2 * len(samples))
     return {

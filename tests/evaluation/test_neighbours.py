@@ -219,6 +219,11 @@ def test_too_few_are_refused() -> None:
         neighbours.two_sample(made_view(points(1, 2, 0), points(1, 2, 1)))
 
 
+def mean_difference(a: Tensor, b: Tensor) -> folds.Terms:
+    """Its terms vary as 1 + 9."""
+    return folds.Terms(a.mean(0) - b.mean(0), torch.ones(1, dtype=torch.float64))
+
+
 class TestFolds:
     """Standard errors from disjoint folds."""
 
@@ -228,10 +233,8 @@ class TestFolds:
         Fails with: variances not divided by the number of folds, sides exchanged.
         """
         found = [
-            folds.fold_errors(
-                lambda a, b: a.mean(0) - b.mean(0), normal(400, 1, 2 * i), normal(400, 1, i, 3.0)
-            )
-            for i in range(1, 40)
+            folds.fold_errors(mean_difference, normal(400, 1, 2 * i), normal(400, 1, 2 * i + 1, 3))
+            for i in range(60)
         ]
         own = torch.cat([e.sampling for e in found]).square().mean().sqrt()
         other = torch.cat([e.reference for e in found]).square().mean().sqrt()
@@ -245,16 +248,37 @@ class TestFolds:
             assert len(torch.cat(a).unique()) == 100
 
     def test_interaction_is_shared_out(self) -> None:
-        """Values that are noise in each cell, var 1: rows and columns get a half each.
+        """Values that are noise of variance 1 in each cell: rows and columns get a half each.
 
         Fails with: the interaction dropped, or counted twice.
         """
         generator = torch.Generator().manual_seed(0)
-        noise = lambda a, b: torch.randn(1, generator=generator, dtype=torch.float64)  # noqa: E731
-        each = [folds.fold_errors(noise, points(3000, 1, 0), points(3000, 1, 1)) for _ in range(80)]
-        for side in ("sampling", "reference"):
-            mean = torch.cat([getattr(e, side) for e in each]).square().mean()
-            assert mean == pytest.approx(0.5 / 4, rel=0.15)
+
+        def noise(a: Tensor, b: Tensor) -> folds.Terms:
+            value = torch.randn(1, generator=generator, dtype=torch.float64)
+            return folds.Terms(value, torch.ones_like(value))
+
+        x = points(64, 1, 0)
+        rows, columns, unit = folds._cell_variance(noise, x, x, 4, 400)
+        assert rows == pytest.approx(0.5, rel=0.1) and columns == pytest.approx(0.5, rel=0.1)
+        assert unit == 1
+
+    def test_scale_of_a_term_and_drift(self) -> None:
+        """Terms that vary four times as much at full size, and a variance that falls as N^-3.
+
+        Of halves 1/32^3: half of it at full size, times 4, times the drift 1/4, which is cut at
+        0.8. Fails with: the scale or the drift dropped, or turned round.
+        """
+        generator = torch.Generator().manual_seed(0)
+
+        def shrinking(a: Tensor, b: Tensor) -> folds.Terms:
+            value = torch.randn(1, generator=generator, dtype=torch.float64) / len(a) ** 1.5
+            return folds.Terms(value, torch.full_like(value, 4.0 if len(a) == 64 else 1.0))
+
+        x = points(64, 1, 0)
+        found = [folds.fold_errors(shrinking, x, x) for _ in range(300)]
+        variance = torch.cat([e.sampling**2 + e.reference**2 for e in found]).mean()
+        assert variance == pytest.approx(4 * 0.8 / (2 * 32**3), rel=0.12)
 
 
 # (N, d, scale, shift): equal laws and different ones, low and high dimension.
