@@ -117,7 +117,7 @@ def _squared(a: Array, b: Array) -> Array:
     return np.asarray(np.maximum(norms - 2 * a @ b.T, 0.0))
 
 
-def _accuracy_interval(found: Accuracy, m: int, blocks: int = CAS_BLOCKS) -> Interval:
+def accuracy_interval(found: Accuracy, m: int, blocks: int = CAS_BLOCKS) -> Interval:
     """Wilson's limits over M test items and Student's over training items, added in squares."""
     limits = wilson(found.value, m)
     half = float(stats.t.ppf((1 + LEVEL) / 2, blocks - 1)) * (found.training_error or 0.0)
@@ -164,7 +164,7 @@ def cas(view: View) -> dict[str, Measured | Refused]:
     return {
         "cas": Measured(
             found.value,
-            _accuracy_interval(found, len(real)) if known else None,
+            accuracy_interval(found, len(real)) if known else None,
             sampling_error=found.training_error,
             reference_error=math.sqrt(found.value * (1 - found.value) / len(real)),
             n=len(samples),

@@ -40,7 +40,7 @@ Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 
 # Items that the birthday test compares with each other, and by how many pairs of real items
 # its threshold is set.
-BIRTHDAY_ITEMS, CALIBRATION_ITEMS, CALIBRATION_PAIRS = 5_000, 10_000, 10
+BIRTHDAY_ITEMS, CALIBRATION_ITEMS, CALIBRATION_PAIRS = 5_000, 6_000, 10
 LEAST_ITEMS = 20
 BLOCK = 1_000
 
