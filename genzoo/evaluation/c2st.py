@@ -23,7 +23,7 @@ from genzoo.evaluation.view import View
 FOLDS = 5
 LANDMARKS = 200
 COMPONENTS = 64
-MAX_ITEMS = 5000
+MAX_ITEMS = 10_000
 RIDGE = 3.0
 REDRAWS = 100
 MIN_ITEMS = 10

@@ -173,9 +173,11 @@ def extrapolated_spread(whole: Spread, plan: Extrapolation) -> Spread:
     """Spread of FD∞ from that of FD of all items."""
     once, pairs = plan.variance_factors()
     second = min(whole.second, whole.first / 2)
-    variance = once * (whole.first - 2 * second) + pairs * second
-    factor = variance / whole.first if whole.first else 0.0
-    return Spread(whole.samples * factor, whole.reference * factor, 0.0, whole.bias, whole.slope)
+    first = once * (whole.first - 2 * second) + 2 * pairs * second
+    factor = first / whole.first if whole.first else 0.0
+    return Spread(
+        whole.samples * factor, whole.reference * factor, pairs * second, whole.bias, whole.slope
+    )
 
 
 # -- KID ----------------------------------------------------------------------------------------
@@ -268,6 +270,16 @@ def inception_spread(logits: Tensor) -> Spread:
     return Spread(variance, 0.0, second, -float(covariance.trace()) / (2 * n), slope)
 
 
+def inception_interval(log_score: float, spread: Spread) -> Interval:
+    """Interval for the expected logarithm of the score.
+
+    Where the variance falls with the score, the lower end profits from that. The upper end may
+    come nearer for it only as far as the score is degenerate: there the slope is known well.
+    """
+    falls, rises = min(0.0, spread.slope), max(0.0, spread.slope)
+    return score_interval(log_score, spread.variance, (falls, rises + falls * spread.degeneracy))
+
+
 def inception(view: View) -> dict[str, Measured]:
     """The metric ``inception_score``.
 
@@ -291,8 +303,7 @@ def inception(view: View) -> dict[str, Measured]:
     if not view.intervals:
         return {"inception_score": answer}
     spread = inception_spread(logits)
-    slopes = (min(0.0, spread.slope), max(0.0, spread.slope))
-    low, high = score_interval(math.log(value), spread.variance, slopes)
+    low, high = inception_interval(math.log(value), spread)
     return {
         "inception_score": answer._replace(
             interval=Interval(max(1.0, math.exp(low)), min(float(classes), math.exp(high))),

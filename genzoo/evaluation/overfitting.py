@@ -28,7 +28,7 @@ FLD_ITEMS = 1000
 FLD_ITERATIONS = 15
 FLD_BLOCKS = 20
 # Squared bandwidths are at least this part of the median squared distance of real neighbours.
-NARROWEST = 0.1
+NARROWEST = 0.25
 
 
 class Cells(NamedTuple):
@@ -190,13 +190,14 @@ def likelihood_gap(centres: Tensor, train: Tensor, test: Tensor, floor: float) -
         logs = [_block_log_densities(distance, variance, d) for variance in variances]
         sides.append((logs[0] + logs[1]) / 2)
     (gain, without), (loss, without_loss) = ((x[:, 0], x[:, 1:] - x[:, :1]) for x in sides)
-    reference = float(gain.var()) / len(gain) + float(loss.var()) / len(loss)
+    items = float(gain.var()) / len(gain) + float(loss.var()) / len(loss)
     change = without.mean(0) - without_loss.mean(0)
-    # Finitely many items make the changes noisy, which is counted in `reference`.
+    k = len(change)
+    sampling = float((change - change.mean()).square().sum()) * (k - 1) / k
+    # What depends on centres and items at once is in both variances: it is counted once.
     noise = without.var(0) / len(gain) + without_loss.var(0) / len(loss)
-    k = change.shape[0]
-    sampling = float((change - change.mean()).square().sum()) * (k - 1) / k - float(noise.sum())
-    return Gap(float(gain.mean() - loss.mean()), max(0.0, sampling), reference)
+    shared = float(noise.sum()) * (k - 1) / k
+    return Gap(float(gain.mean() - loss.mean()), sampling, max(0.0, items - shared))
 
 
 def fit_variances(distance: Tensor, d: int, floor: float) -> Tensor:
@@ -254,7 +255,7 @@ def fld_gap(view: View) -> dict[str, Measured]:
         f"{count} held-out items in turn, so that 0 is neutral; 95 % interval over samples and "
         "real items: items' variance and jackknife over blocks of samples"
     )
-    interval = around(value, math.hypot(sampling, reference), count - 1)
+    interval = around(value, math.hypot(sampling, reference), FLD_BLOCKS - 1)
     return {
         "fld_gap": Measured(
             value,

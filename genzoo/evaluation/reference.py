@@ -164,7 +164,7 @@ class Reference:
     def floor_views(self, kind: Floor, n: int) -> Iterator[View]:
         """Real items in the samples' place, several times over.
 
-        A classifier knows the images that it was trained on too well: then both sides of
+        A feature space knows the images that it was fitted on too well: then both sides of
         ``features`` are halves of the held-out data. Else they are training and held-out items.
         """
         halves = kind == "features" and self.halves
@@ -190,8 +190,8 @@ class Reference:
     @property
     def halves(self) -> bool:
         """Whether the feature floors come from halves of the held-out data."""
-        info = self.extractor.info
-        return not len(self.train) or (info.split != "reserved" and info.accuracy is not None)
+        fitted = self.dataset.spec.is_image and self.extractor.info.split in ("train", "test")
+        return fitted or not len(self.train)
 
     def _floor_side(self, kind: Floor, n: int) -> int:
         """Items on each side of a floor of n items."""

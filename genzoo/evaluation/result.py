@@ -22,16 +22,24 @@ class FeatureInfo:
     """In which space distances were measured.
 
     Attributes:
-        name: ``classifier``, ``pca`` or ``coordinates``.
-        hash: SHA-256 of the extractor's weights.
+        name: as in `genzoo.evaluation.extractors`, in full: ``classifier``, ``dinov2-vit-l-14``,
+            ``FILE.py:Class``.
+        hash: SHA-256 of the extractor's weights, or of the file that they came in.
         accuracy: of the classifier on held-out data; ``None`` where it is no classifier.
-        split: what the extractor was fitted on: ``reserved`` or ``train``.
+        split: what the extractor was fitted on: ``reserved``, ``train``, ``test`` (then it knows
+            the held-out items better than samples), or ``none`` where it saw none of the data.
+        dim: number of features.
+        items: number of items it was fitted on.
+        source: where weights came from, or what was done to the images; may be empty.
     """
 
     name: str
     hash: str
     accuracy: float | None
     split: str
+    dim: int = 0
+    items: int = 0
+    source: str = ""
 
 
 @dataclass(frozen=True)

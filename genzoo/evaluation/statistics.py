@@ -164,6 +164,11 @@ class Spread(NamedTuple):
         return max(self.first - self.second, self.first / 2)
 
     @property
+    def degeneracy(self) -> float:
+        """How nearly all variance is of second order, as between equal laws: 0 … 1."""
+        return min(1.0, 2 * self.second / self.first) if self.first else 0.0
+
+    @property
     def sampling_error(self) -> float:
         """Standard error from the samples alone."""
         return self._share(self.samples)

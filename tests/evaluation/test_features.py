@@ -12,6 +12,7 @@ from genzoo.data import Dataset, open_dataset
 from genzoo.data.ranges import to_display
 from genzoo.evaluation import features
 from genzoo.evaluation.cache import cache_folder
+from genzoo.evaluation.extractors import classifier
 
 CPU = torch.device("cpu")
 
@@ -57,7 +58,7 @@ def test_classifier_of_digits(digits: Dataset, monkeypatch: pytest.MonkeyPatch) 
     info = first.info
     assert info.name == "classifier" and info.split == "train"
     assert info.accuracy is not None and info.accuracy >= 0.97
-    monkeypatch.setattr(features, "train_classifier", never)
+    monkeypatch.setattr(classifier, "train_classifier", never)
     again = features.open_extractor(digits, cache_folder(), CPU, Notes())
     assert again.info == info
     images = to_display(digits.test.data, digits.spec)
@@ -71,11 +72,11 @@ def test_classifier_of_digits(digits: Dataset, monkeypatch: pytest.MonkeyPatch) 
 
 def test_training_is_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Same weights whatever was drawn before. Fails with: no seed inside `fork_rng`."""
-    monkeypatch.setattr(features, "STEPS", (4, 4))
+    monkeypatch.setattr(classifier, "STEPS", (4, 4))
     images = torch.randint(0, 256, (30, 3, 20, 24), dtype=torch.uint8)
-    first = features.train_classifier(images, torch.arange(30) % 3, 3, Notes())
+    first = classifier.train_classifier(images, torch.arange(30) % 3, 3, Notes())
     torch.rand(1)
-    second = features.train_classifier(images, torch.arange(30) % 3, 3, Notes())
+    second = classifier.train_classifier(images, torch.arange(30) % 3, 3, Notes())
     assert features.content_hash(first.state_dict()) == features.content_hash(second.state_dict())
 
 
@@ -83,32 +84,32 @@ def test_global_generator_is_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails with: `torch.manual_seed` outside of `fork_rng`."""
     images = torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
     before = torch.get_rng_state()
-    monkeypatch.setattr(features, "STEPS", (2, 2))
-    features.train_classifier(images, torch.arange(10) % 2, 2, Notes())
+    monkeypatch.setattr(classifier, "STEPS", (2, 2))
+    classifier.train_classifier(images, torch.arange(10) % 2, 2, Notes())
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_tampered_extractor_is_made_again(digits: Dataset, tmp_path: Path) -> None:
     """A changed byte in the weights is noticed. Fails with: the hash not compared."""
     data = unlabelled(digits)
-    first = features.open_extractor(data, tmp_path, CPU, Notes())
+    first = features.open_extractor(data, tmp_path, CPU, Notes(), "pca")
     (path,) = (tmp_path / "extractors").iterdir()
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
     notes = Notes()
-    second = features.open_extractor(data, tmp_path, CPU, notes)
+    second = features.open_extractor(data, tmp_path, CPU, notes, "pca")
     assert second.info.hash == first.info.hash
     assert len(notes.notes) == 1 and "made again" in notes.notes[0]
     path.write_bytes(b"no tensors")
-    assert features.open_extractor(data, tmp_path, CPU, notes).info == first.info
+    assert features.open_extractor(data, tmp_path, CPU, notes, "pca").info == first.info
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(digits: Dataset, tmp_path: Path) -> None:
     """The folder's place is taken by a file. Fails with: the error passed on."""
     (tmp_path / "taken").write_text("")
     notes = Notes()
-    found = features.open_extractor(unlabelled(digits), tmp_path / "taken", CPU, notes)
+    found = features.open_extractor(unlabelled(digits), tmp_path / "taken", CPU, notes, "pca")
     assert found.info.name == "pca"
     assert len(notes.notes) == 1 and "GENZOO_CACHE" in notes.notes[0]
 
@@ -118,7 +119,7 @@ def test_components_keep_distances(digits: Dataset, tmp_path: Path) -> None:
 
     Fails with: axes not orthogonal, pixels not centred.
     """
-    found = features.open_extractor(unlabelled(digits), tmp_path, CPU, Notes())
+    found = features.open_extractor(unlabelled(digits), tmp_path, CPU, Notes(), "pca")
     images = to_display(digits.test.data[:40], digits.spec)
     z, pixels = found(images).features, images.flatten(1).double() / 255
     ratio = torch.pdist(z) / torch.pdist(pixels)

@@ -13,18 +13,18 @@ from torch import Tensor
 from genzoo.data import open_dataset
 from genzoo.errors import InputError
 from genzoo.evaluation import evaluate, gather_samples
-from genzoo.evaluation.features import Coordinates, Extractor, Features
+from genzoo.evaluation.features import Extractor, Features
 from genzoo.evaluation.result import FeatureInfo
 from genzoo.evaluation.shards import Gathered, gather, merge_all, read_gathered
-from genzoo.types import DataSpec
 
-SPEC = DataSpec((2,), None, location=(0.5, 1.0), scale=(2.0, 0.25))
+CPU = torch.device("cpu")
 
 
 class Classes(Extractor):
     """Points whose class scores are their own coordinates."""
 
-    info = FeatureInfo("classes", "abc", 1.0, "train")
+    def __init__(self, digest: str = "abc") -> None:
+        super().__init__(FeatureInfo("classes", digest, 1.0, "train"), CPU)
 
     def _extract(self, items: Tensor) -> Features:
         return Features(items.double(), items.double())
@@ -105,7 +105,7 @@ def test_what_cannot_be_merged() -> None:
     with pytest.raises(InputError, match="two parts hold sample 49"):
         a.merge(gather(points(5), None, Classes(), first=49))
     with pytest.raises(InputError, match="different feature spaces"):
-        a.merge(gather(points(5), None, Coordinates(SPEC), first=50))
+        a.merge(gather(points(5), None, Classes("xyz"), first=50))
 
 
 def test_evaluated_as_one_set() -> None:

@@ -25,6 +25,9 @@ from genzoo.evaluation import (
     reference,
 )
 from genzoo.evaluation.cache import cache_folder
+from genzoo.evaluation.controls import CONTROLS
+from genzoo.evaluation.measured import Measured
+from genzoo.evaluation.measurement import measure_all
 from genzoo.progress import Silent
 from genzoo.registry import build
 from genzoo.runs import create_run
@@ -123,6 +126,7 @@ def test_schema(scored: Evaluation) -> None:
     assert raw["schema"] == 1 and raw["kind"] == "scores" and raw["data"] == "digits"
     assert set(raw["metrics"]) <= set(METRICS)
     common = {"value", "low", "high", "floor", "n", "convention", "better", "ideal", "features"}
+    common |= {"sampling_error", "reference_error", "caution"}
     for name, score in raw["metrics"].items():
         extra = {"likelihood"} if name in ("bits_per_dim", "nll_nats") else set()
         assert set(score) == common | {"reason"} | extra, name
@@ -314,15 +318,15 @@ def test_floors_are_remembered(digits: Dataset, monkeypatch: pytest.MonkeyPatch)
     """Prepared once, read from memory and from disk. Fails with: a key without N."""
     prepare(digits, 60)
     known = reference.open_reference(digits, cache_folder(), torch.device("cpu"), Silent())
-    measured = known.floors(60, 60, Silent())
-    monkeypatch.setattr(reference.Reference, "_measure", None)
-    assert known.floors(60, 60, Silent()) == measured
-    monkeypatch.setattr(reference, "_floors", {})
-    assert known.floors(60, 60, Silent()) == measured
+    measured, controls = known.floors(60, Silent()), known.controls(60, Silent())
+    monkeypatch.setattr(reference.Reference, "_measure_floors", None)
+    monkeypatch.setattr(reference.Reference, "_measure_controls", None)
+    assert known.floors(60, Silent()) == measured
+    monkeypatch.setattr(reference, "_yardsticks", {})
+    assert known.floors(60, Silent()) == measured
+    assert known.controls(60, Silent()) == controls
     with pytest.raises(TypeError):
-        known.floors(61, 60, Silent())
-    with pytest.raises(TypeError):
-        known.floors(60, 61, Silent())
+        known.floors(61, Silent())
 
 
 def test_pixels_are_compared_exactly(digits: Dataset) -> None:
@@ -331,7 +335,117 @@ def test_pixels_are_compared_exactly(digits: Dataset) -> None:
     Fails with: pixels divided by 255.
     """
     known = reference.open_reference(digits, cache_folder(), torch.device("cpu"), Silent())
-    distances = neighbours.squared_distances(known.test_space[:100], known.train_space)
+    distances = neighbours.squared_distances(known.test.pixels[:100], known.train.pixels)
     assert torch.equal(distances, distances.round())
-    whole = (known.test[:100, None].long() - known.train[None, :50].long()).square().sum((2, 3, 4))
-    assert torch.equal(distances[:, :50].long(), whole)
+    whole = known.test.raw[:100, None].long() - known.train.raw[None, :50].long()
+    assert torch.equal(distances[:, :50].long(), whole.square().sum((2, 3, 4)))
+
+
+def test_floor_and_score_are_one_measurement(digits: Dataset) -> None:
+    """What is a floor for one N is the score of those very items at that N.
+
+    Fails with: floors measured by other code, sides exchanged, other conventions.
+    """
+    known = reference.open_reference(digits, cache_folder(), torch.device("cpu"), Silent())
+    floors = known.floors(797, Silent())
+    view = next(known.floor_views("held-out", 797))
+    assert torch.equal(view.samples.raw.flatten(1).sum(0), known.test.raw.flatten(1).sum(0))
+    scored = {k: a.value for k, a in measure_all(view).items() if isinstance(a, Measured)}
+    for name in ("vendi", "inception_score", "class_histogram_tv"):
+        assert floors[name] == pytest.approx(scored[name], rel=1e-12), name
+
+
+def test_every_metric_is_measured_or_says_why(scored: Evaluation) -> None:
+    """All of the registry that digits can have. Fails with: a module without its function."""
+    absent = {name for name in METRICS if name not in scored.metrics}
+    modes = {name for name, info in METRICS.items() if info.group == "modes"}
+    assert absent == modes | {"nll_nats", "fd_all", "inception_score_all"}
+    for name, score in scored.metrics.items():
+        group = METRICS[name].group
+        if group not in ("cost", "likelihood") and score.value is None:
+            assert name in ("bias_amplification", "distinct"), (name, score.reason)
+
+
+def test_errors_of_both_sides_make_the_interval(scored: Evaluation) -> None:
+    """Where both standard errors are known the interval is about 4 of their sum wide.
+
+    Fails with: one side forgotten in the interval, errors that are variances.
+    """
+    both = [
+        s for s in scored.metrics.values() if s.sampling_error and s.reference_error and s.interval
+    ]
+    assert {"kid", "precision", "recall", "density", "coverage"} <= {s.name for s in both}
+    for s in both:
+        error = float(np.hypot(s.sampling_error, s.reference_error))
+        assert s.low is not None and s.high is not None
+        if s.name not in ("fd", "near_duplicates"):  # cut at 0
+            assert 2.5 * error < s.high - s.low < 6 * error, s.name
+
+
+def test_controls_are_in_every_evaluation(scored: Evaluation) -> None:
+    """By name and metric, at the same N. Fails with: a control dropped, values of one for all."""
+    assert set(scored.controls) == set(CONTROLS)
+    fd = {name: found["fd"] for name, found in scored.controls.items()}
+    assert fd["noise"] > fd["gaussian"] and fd["one-only"] > fd["one-dropped"] > fd["copycat"]
+    assert scored.controls["copycat"]["duplicates"] == COPIES
+    assert scored.controls["noisy-copies"]["duplicates"] < COPIES / 10
+    assert scored.to_dict()["controls"]["noise"]["fd"] == fd["noise"]
+
+
+class TestAnyonesReference:
+    """Real data as arrays, files and folders."""
+
+    def test_arrays_against_arrays(self) -> None:
+        """Points of any dimension; without training items memory is refused.
+
+        Fails with: two coordinates only, a train split made up.
+        """
+        random = np.random.default_rng(0)
+        samples, real = random.normal(size=(2, 400, 5))
+        result = evaluate(samples * 1.5, real)
+        assert result.n == 400 and result.data == "reference"
+        found = result.metrics
+        assert found["fd"].value is not None and found["fd"].floor is not None
+        assert found["fd"].value > 4 * found["fd"].floor
+        assert "give them as train" in (found["train_nn_share"].reason or "")
+        assert not result.controls
+        known = evaluate(samples, real, train=samples)
+        assert known.metrics["duplicates"].value == 400
+        assert set(known.controls) == set(CONTROLS)
+
+    def test_images_with_labels(self, digits: Dataset, copies: SampleSet) -> None:
+        """A classifier is trained on what there is. Fails with: a crash without training items."""
+        assert digits.test.labels is not None
+        images = to_display(digits.test.data[:400], digits.spec).movedim(1, -1).numpy()
+        real = SampleSet(images=images, labels=digits.test.labels[:400].numpy())
+        result = evaluate(copies, real)
+        features = result.metrics["fd"].features
+        assert features is not None and features.split == "test"
+        assert result.metrics["cas"].value is not None
+
+    def test_files_and_folders(self, copies: SampleSet, tmp_path: Path) -> None:
+        """Fails with: a file's name taken for a dataset's."""
+        copies.write_npz(tmp_path / "real.npz")
+        copies.write_folder(tmp_path / "folder")
+        for place in ("real.npz", "folder"):
+            result = evaluate(copies, str(tmp_path / place))
+            assert result.data == place
+            assert result.metrics["test_duplicates"].value == COPIES
+
+    @pytest.mark.parametrize(
+        ("data", "options", "message"),
+        [
+            ("no/such.npz", {}, "unknown dataset 'no/such.npz'"),
+            ("digits", {"train": np.zeros((60, 2))}, "has its own training items"),
+            (np.zeros((60, 3)), {}, "points of 3 coordinates, found"),
+            (np.zeros((60, 8, 8, 1), np.uint8), {"train": np.zeros((60, 2))}, "same kind"),
+            (np.full((60, 2), np.nan), {}, "must be finite"),
+            (np.zeros((60, 2)), {"size": 16}, "only the images of folder:PATH"),
+            (np.zeros((60, 2)), {"n": 0}, "--n 0"),
+        ],
+    )
+    def test_what_cannot_be_a_reference(
+        self, data: Any, options: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            evaluate(np.zeros((60, 2)), data, **options)
