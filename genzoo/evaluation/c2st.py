@@ -1,8 +1,8 @@
 """Classifier two-sample test: can a classifier tell samples from held-out data?
 
-The classifier is regularized least squares on standardized features, their squares and a
-Gaussian kernel (Nyström): it sees differences of mean, scale and shape, has one answer, and
-its refits for other labels cost one product. They give the interval: the folds of
+The classifier is regularized least squares on standardized features, their absolute values,
+squares and a Gaussian kernel (Nyström): it sees differences of mean, scale and shape, has one
+answer, and its refits for other labels cost one product. They give the interval: the folds of
 cross-validation judge each other, which makes the accuracy up to half as uncertain again as
 a binomial share.
 """
@@ -58,7 +58,7 @@ def c2st(view: View) -> dict[str, Measured]:
     found = accuracy(a, b, seed=view.seed, errors=view.intervals)
     text = (
         f"{FOLDS}-fold stratified cross-validation of least squares on standardized features, "
-        f"their squares and {LANDMARKS} Nyström features of a Gaussian kernel"
+        f"their sizes, squares and {LANDMARKS} Nyström features of a Gaussian kernel"
     )
     if a.shape[1] > COMPONENTS:
         text += f", after {COMPONENTS} principal components of both sides"
@@ -171,7 +171,7 @@ def _calibration(score: Tensor, label: Tensor) -> float:
 
 
 def _design(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Standardized features, bounded squares, Nyström features and a constant, (2N, p)."""
+    """Standardized features, sizes, squares, Nyström features and a constant, (2N, p)."""
     if x.shape[1] > COMPONENTS:
         centred = x - x.mean(0)
         x = centred @ torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -COMPONENTS:]
@@ -185,7 +185,9 @@ def _design(x: Tensor, generator: torch.Generator) -> Tensor:
     values, vectors = torch.linalg.eigh(_kernel(landmarks, landmarks))
     kept = values > 1e-6 * values[-1]
     smooth = _kernel(z, landmarks) @ (vectors[:, kept] / values[kept].sqrt())
-    return torch.cat([z, z.square().clamp(max=9) / 3, smooth, torch.ones_like(z[:, :1])], 1)
+    # Absolute values tell shapes apart whose variances agree, and bounds blunt outliers.
+    size = z.abs().clamp(max=3)
+    return torch.cat([z, size, size.square() / 3, smooth, torch.ones_like(z[:, :1])], 1)
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
