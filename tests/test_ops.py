@@ -326,6 +326,37 @@ def test_the_variational_bound_is_a_bound_where_the_latent_is_noisy() -> None:
         assert exact - 0.6 < float(found.mean()) < exact + 4 * error
 
 
+def test_the_variational_bound_pays_for_a_prior_that_is_too_narrow() -> None:
+    """What a smaller σ_max saves in denoising is paid to the prior, |x|²/2σ_max².
+
+    Fails with: the KL to the prior left out, with σ_max for σ_max², or with twice its size.
+    """
+
+    def bound(high: float) -> tuple[float, float]:
+        found = variational_bound(
+            ZeroDenoiser(),
+            torch.ones(1000, 1, 1, 1, dtype=torch.float64),
+            {},
+            levels=5,
+            sigma_range=(0.05, high),
+            draws=400,
+            generator=torch.Generator().manual_seed(0),
+        )
+        return float(found.mean()), 4 * float(found.std()) / math.sqrt(len(found))
+
+    # D = 0: the denoising cost is ∫ |x|²/σ³ dσ = ½ (1/σ_min² - 1/σ_max²), so the sum stays.
+    for high in (0.5, 2.0, 80.0):
+        value, error = bound(high)
+        assert value == pytest.approx(-0.5 / 0.05**2, abs=error + 0.01)
+
+
+class ZeroDenoiser:
+    sigma_range = (0.05, 80.0)
+
+    def denoise(self, x: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        return torch.zeros_like(x)
+
+
 # -- any denoiser, any label -----------------------------------------------------------------
 
 
@@ -404,11 +435,15 @@ class Rough(PlainDenoiser):
     def __init__(self, spec: DataSpec) -> None:
         super().__init__(spec)
         self.asked: list[list[int]] = []
+        self.seeds: set[int] = set()
+        self.rough_seeds: set[int] = set()
 
     def log_prob(
         self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
     ) -> Tensor:
+        assert generator is not None
         self.asked.append(cond["label"].tolist())
+        self.seeds.add(generator.initial_seed())
         value = self.table[raw[:, 0, 0, 0].long(), cond["label"]]
         # Of every label its own noise: the order of calls is the labels' rank.
         extra = torch.randn(len(raw), generator=torch.Generator().manual_seed(len(self.asked)))
@@ -417,6 +452,8 @@ class Rough(PlainDenoiser):
     def rough_log_prob(
         self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
     ) -> Tensor:
+        assert generator is not None
+        self.rough_seeds.add(generator.initial_seed())
         return self.table[raw[:, 0, 0, 0].long(), cond["label"]] + 7 + 0.5 * (-1) ** cond["label"]
 
 
@@ -437,7 +474,7 @@ def test_hopeless_labels_are_left_out_of_the_sum() -> None:
 def test_noisy_bounds_are_weighed_and_not_summed() -> None:
     """With 3 nats of noise the sum picks the luckier label; the weighed mean stays below log P.
 
-    Fails with: logsumexp of noisy bounds, weights from the noisy bounds themselves.
+    Fails with: logsumexp of noisy bounds, weights that saw the same noise.
     """
     model = Rough(LABELLED)
     model.noise = 3.0
@@ -447,4 +484,5 @@ def test_noisy_bounds_are_weighed_and_not_summed() -> None:
     assert float(summed.mean()) > exact + 0.5
     model.summable = False
     weighed = log_likelihood(model, raw, batch_size=20_000)
+    assert len(model.seeds) == len(model.rough_seeds) == 1 and model.seeds != model.rough_seeds
     assert exact - 0.2 < float(weighed.mean()) < exact + 4 * float(weighed.std()) / math.sqrt(20e3)

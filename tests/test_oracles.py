@@ -367,11 +367,25 @@ def test_log_ratio_of_normals_is_torchs() -> None:
     assert float(log_ratio_of_normals(z, q, q)) == 0
 
 
+def test_a_weights_log_ratio_has_the_mean_of_the_kl() -> None:
+    """E_q[log q(z|x) / p(z)] = Σ KL over the layers. Fails with: a layer's ratio left out."""
+    settings = VAESettings(width=16, layers=3, latent=2, heads=2)
+    vae = shaken(VAE(DataSpec((1, 4, 4), 3), settings), 0.1)
+    assert isinstance(vae, VAE)
+    raw = torch.randint(0, 3, (1, 1, 4, 4), generator=torch.Generator().manual_seed(0)).byte()
+    x = to_model(raw.expand(4000, 1, 4, 4), vae.spec)
+    with torch.no_grad():
+        _, kl, ratio = vae._top_down(x, *vae._encode(x, {}), torch.Generator().manual_seed(1))
+    error = float((ratio - kl).std()) / math.sqrt(len(x))
+    assert float((ratio - kl).mean()) == pytest.approx(0, abs=4 * error)
+    assert float(kl.mean()) > 20 * error
+
+
 def test_vae_probabilities_of_all_images_sum_to_one() -> None:
     """exp of the weights is in mean P(x), which sums to 1 over the 81 images of 2×2 pixels.
 
-    Three levels, three layers of latents, a shaken network. Fails with: a layer's ratio left
-    out or of the wrong sign, the closed-form KL in a weight's place.
+    Three levels, three layers of latents, a shaken network. Fails with: a ratio of
+    the wrong sign, a bound above the mass.
     """
     spec = DataSpec((1, 2, 2), 3)
     settings = VAESettings(width=16, layers=3, latent=2, heads=2, importance_samples=500)
