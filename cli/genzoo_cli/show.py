@@ -51,14 +51,17 @@ def self_test_answer(found: SelfTest, out: Path | None) -> Answer:
         write_json(out, found.to_dict())
     rows = [
         (
-            "ok" if e.passed else "FAILED",
+            "FAILED" if e in found.failed else e.outcome,
             e.metric,
             " < ".join(f"{s} {number(v)}" for s, v in zip(e.subjects, e.values, strict=True)),
         )
         for e in found.expectations
     ]
-    met = len(rows) - len(found.failed)
-    end = f"{met} of {len(rows)} expectations met on {found.data}, {found.n} items a side"
+    met = sum(e.outcome == "met" for e in found.expectations)
+    end = (
+        f"{met} of {len(rows)} expectations met on {found.data}, {found.n} items a side; "
+        f"{len(rows) - met - len(found.failed)} unclear at this number of items"
+    )
     text = "\n\n".join([table(("", "metric", "rises as it should"), rows, right=False), end])
     return Answer(found.to_dict(), text, found.failure)
 

@@ -138,7 +138,7 @@ def gather(
     for start in range(0, len(items), CHUNK):
         part = slice(start, min(start + CHUNK, len(items)))
         own = None if labels is None else labels[part]
-        found = _gather_chunk(items[part], own, extractor, first + start)
+        found = _gather_chunk(items[part], own, extractor, first + start, kept)
         seen = found if seen is None else seen.merge(found, kept)
     assert seen is not None
     return seen
@@ -204,7 +204,7 @@ def _on_cpu(moments: Moments) -> dict[str, Any]:
 
 
 def _gather_chunk(
-    items: Tensor, labels: Tensor | None, extractor: Extractor, first: int
+    items: Tensor, labels: Tensor | None, extractor: Extractor, first: int, kept: int
 ) -> Gathered:
     found = extractor(items)
     probability = torch.empty(0, dtype=torch.float64)
@@ -215,7 +215,7 @@ def _gather_chunk(
         entropy = (log_p.exp() * log_p).sum().reshape(1).cpu()
     moments = Moments.of(found.features.cpu())
     keys = _keys(first, len(items))
-    order = keys.argsort()
+    order = keys.argsort()[:kept]
     own = torch.empty(0, dtype=torch.int64) if labels is None else labels[order]
     ranges = ((first, first + len(items)),)
     return Gathered(

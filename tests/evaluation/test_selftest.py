@@ -10,7 +10,7 @@ from conftest import Genzoo
 from genzoo.errors import InputError
 from genzoo.evaluation import METRICS, self_test, selftest
 from genzoo.evaluation.measured import Measured
-from genzoo.evaluation.selftest import Expectation, SelfTest
+from genzoo.evaluation.selftest import Expectation, Scored, SelfTest
 from genzoo.evaluation.view import View
 
 
@@ -65,13 +65,28 @@ def test_a_broken_metric_is_named(
 
 
 def test_orders() -> None:
-    """Strictly rising; absent subjects are left out. Fails with: <= for <."""
-    scored = {"a": {"fd": 1.0, "kid": 0.0}, "b": {"fd": 1.0, "kid": 1.0}, "c": {"fd": 2.0}}
+    """Strictly rising, or chance; absent subjects are left out. Fails with: <= for <."""
+    a, b = {"fd": Scored(1.0), "kid": Scored(0.0)}, {"fd": Scored(1.0), "kid": Scored(1.0)}
+    scored = {"a": a, "b": b, "c": {"fd": Scored(2.0)}}
     orders = [("fd", ("a", "b", "c")), ("kid", ("a", "b", "c")), ("kid", ("a", "c"))]
-    assert list(selftest._check(orders, scored)) == [
-        Expectation("fd", ("a", "b", "c"), (1.0, 1.0, 2.0), False),
-        Expectation("kid", ("a", "b"), (0.0, 1.0), True),
+    found = list(selftest._check([*orders, ("fd", ("c", "a"))], scored))
+    assert found == [
+        Expectation("fd", ("a", "b", "c"), (1.0, 1.0, 2.0), "unclear"),
+        Expectation("kid", ("a", "b"), (0.0, 1.0), "met"),
+        Expectation("fd", ("c", "a"), (2.0, 1.0), "failed"),
     ]
+    near = [Scored(1.0), Scored(0.8, 0.1), Scored(2.0)]
+    assert selftest._outcome(near) == "unclear"
+    assert selftest._outcome([Scored(1.0), Scored(0.8, 0.01), Scored(2.0)]) == "failed"
+    assert selftest._outcome([Scored(1.0, 1.0), Scored(0.8, 1.0)]) == "failed"
+
+
+def test_a_metric_that_meets_nothing_fails() -> None:
+    """Unclear alone is no pass. Fails with: failures counted by outcome only."""
+    unclear = Expectation("fd", ("a", "b", "c"), (1.0, 1.0, 2.0), "unclear")
+    met = Expectation("fd", ("a", "b"), (1.0, 2.0), "met")
+    assert SelfTest("made", 50, (unclear,)).failed == (unclear,)
+    assert SelfTest("made", 50, (unclear, met)).failed == ()
 
 
 def test_too_few_items() -> None:
