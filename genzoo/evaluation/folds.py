@@ -9,8 +9,8 @@ from that it still is at this N shows between two sizes of folds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 # Halves while they are cheap, quarters beyond: large parts are most like the whole.
 SMALL = 2000
-HALVES, QUARTERS, EIGHTHS = (2, 20), (4, 5), (8, 2)  # folds, partitions
+HALVES, QUARTERS, EIGHTHS = (2, 12), (4, 4), (8, 2)  # folds, partitions
 DRIFT = (0.8, 1.5)  # what is believed of the drift between two sizes
 
 
@@ -48,10 +48,20 @@ class Errors(NamedTuple):
     degrees: float
 
 
-Statistic = Callable[[Tensor, Tensor], Terms]
+Side = TypeVar("Side")
 
 
-def fold_errors(statistic: Statistic, samples: Tensor, real: Tensor) -> Errors:
+class Statistic(Protocol[Side]):
+    """A statistic of two sides; what it needs of each side alone is found once per fold."""
+
+    def alone(self, items: Tensor) -> Side:
+        """Whatever `between` needs of one side, (n, …)."""
+
+    def between(self, samples: Side, real: Side) -> Terms:
+        """The statistic."""
+
+
+def fold_errors(statistic: Statistic[Side], samples: Tensor, real: Tensor) -> Errors:
     """Standard errors of a statistic from grids of disjoint folds of both sides.
 
     With the variance v(K) of one cell among K × K folds, N items have v(K) / K times the ratio
@@ -69,14 +79,14 @@ def fold_errors(statistic: Statistic, samples: Tensor, real: Tensor) -> Errors:
     here = (row + column) / unit / large[0]
     there = (fewer[0] + fewer[1]) / fewer[2] / little[0]
     drift = torch.where(there > 0, here / there, 1.0).nan_to_num(1.0).clamp(*DRIFT)
-    whole = statistic(samples, real).variance.cpu()
+    whole = statistic.between(statistic.alone(samples), statistic.alone(real)).variance.cpu()
     scale = torch.where(unit > 0, whole / unit, 1.0).nan_to_num(1.0) * drift / large[0]
     each = [(v * scale).clamp(min=0).sqrt() for v in (row, column)]
     return Errors(each[0], each[1], float(large[1] * (large[0] - 1)))
 
 
 def _cell_variance(
-    statistic: Statistic, samples: Tensor, real: Tensor, folds: int, partitions: int
+    statistic: Statistic[Side], samples: Tensor, real: Tensor, folds: int, partitions: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Variance of a cell through its row and through its column, and of a term; (S,) each.
 
@@ -86,7 +96,8 @@ def _cell_variance(
     """
     row, column, unit = [], [], []
     for a, b in _partitions(len(samples), len(real), folds, partitions):
-        terms = [[statistic(samples[i], real[j]) for j in b] for i in a]
+        rows, columns = ([statistic.alone(x[i]) for i in p] for x, p in ((samples, a), (real, b)))
+        terms = [[statistic.between(x, y) for y in columns] for x in rows]
         grid = torch.stack([torch.stack([t.value for t in line]) for line in terms]).cpu()
         unit += [t.variance.cpu() for line in terms for t in line]
         # A mean over K columns leaves 1/K of the interaction; all of it belongs in.

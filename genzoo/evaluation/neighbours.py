@@ -121,6 +121,32 @@ class Manifolds(NamedTuple):
         return Terms(value, variance)
 
 
+class Side(NamedTuple):
+    """Features and the squared radii of their balls.
+
+    Attributes:
+        features: (N, d).
+        closed: to the third nearest other item, (N,).
+        opened: to the fifth, (N,).
+    """
+
+    features: Tensor
+    closed: Tensor
+    opened: Tensor
+
+
+class ManifoldStatistic:
+    """Precision, recall, density and coverage, for `genzoo.evaluation.folds`."""
+
+    def alone(self, items: Tensor) -> Side:
+        """Radii among one side's own items."""
+        return Side(items, *radii(items, PRECISION_K, DENSITY_K))
+
+    def between(self, samples: Side, real: Side) -> Terms:
+        """Who lies in whose balls."""
+        return _cross(samples, real).terms()
+
+
 def find_manifolds(samples: Tensor, real: Tensor) -> Manifolds:
     """Compare two sets of features with each other's neighbourhoods.
 
@@ -131,27 +157,24 @@ def find_manifolds(samples: Tensor, real: Tensor) -> Manifolds:
         samples: (N, d), N of 2 or more.
         real: (M, d), M of 2 or more.
     """
-    sample_radius, *_ = radii(samples, PRECISION_K)
-    closed_radius, open_radius = radii(real, PRECISION_K, DENSITY_K)
-    return _cross(samples, real, sample_radius, closed_radius, open_radius)
+    statistic = ManifoldStatistic()
+    return _cross(statistic.alone(samples), statistic.alone(real))
 
 
-def _cross(
-    samples: Tensor, real: Tensor, sample_radius: Tensor, closed: Tensor, opened: Tensor
-) -> Manifolds:
+def _cross(samples: Side, real: Side) -> Manifolds:
     """The pass over all pairs. Balls hold few items each, so the pairs inside them are listed."""
-    n, device = len(samples), samples.device
+    n, device = len(samples.features), samples.features.device
     precise = torch.zeros(n, dtype=torch.bool, device=device)
     held = torch.zeros(n, dtype=torch.int64, device=device)
     recalled, hits = [], []
-    for block, d in distance_blocks(real, samples):
-        row, column = (d <= opened[block, None]).nonzero(as_tuple=True)
+    for block, d in distance_blocks(real.features, samples.features):
+        row, column = (d <= real.opened[block, None]).nonzero(as_tuple=True)
         distance = d[row, column]
-        precise[column[distance <= closed[block][row]]] = True
-        inside = distance < opened[block][row]
+        precise[column[distance <= real.closed[block][row]]] = True
+        inside = distance < real.opened[block][row]
         held += torch.bincount(column[inside], minlength=n)
         hits.append(torch.bincount(row[inside], minlength=len(d)))
-        recalled.append(d.sub_(sample_radius).amin(1) <= 0)
+        recalled.append(d.sub_(samples.closed).amin(1) <= 0)
     return Manifolds(precise, torch.cat(recalled), held, torch.cat(hits))
 
 
@@ -177,7 +200,7 @@ def manifolds(view: View) -> dict[str, Measured]:
     values = dict(zip(names, found.values().tolist(), strict=True))
     spread = None
     if view.intervals:
-        spread = fold_errors(lambda a, b: find_manifolds(a, b).terms(), samples, real)
+        spread = fold_errors(ManifoldStatistic(), samples, real)
     closed, opened = f"k = {PRECISION_K}, distance <= radius", f"k = {DENSITY_K}, distance < radius"
     floors = {"density": 1.0, "coverage": expected_coverage(len(real), len(samples))}
     out = {}
@@ -210,31 +233,36 @@ def share_interval(share: float, error: float, degrees: float, n: int) -> Interv
 # -- 1-NN two-sample test -------------------------------------------------------------------
 
 
+class NearestStatistic:
+    """1-NN two-sample accuracy, for `genzoo.evaluation.folds`."""
+
+    def alone(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Items and the squared distance to the nearest other one."""
+        return items, nearest(items, items, own=True).distance
+
+    def between(self, samples: tuple[Tensor, Tensor], real: tuple[Tensor, Tensor]) -> Terms:
+        """Whose nearest item is of their own side; ties between the sides count one half."""
+        to_samples = torch.full_like(real[1], math.inf)
+        to_real = []
+        for _, d in distance_blocks(samples[0], real[0]):
+            to_real.append(d.amin(1))
+            to_samples = torch.minimum(to_samples, d.amin(0))
+        within = torch.cat([samples[1], real[1]])
+        across = torch.cat([*to_real, to_samples])
+        right = (within < across).double() + 0.5 * (within == across).double()
+        share = right.mean().reshape(1)
+        return Terms(share, share * (1 - share))
+
+
 def nn_accuracy(samples: Tensor, real: Tensor) -> float:
     """Leave-one-out accuracy of telling samples from real items by the nearest neighbour.
-
-    Ties between the two sides count one half.
 
     Args:
         samples: (N, D), N of 2 or more.
         real: (N, D), equally many.
     """
-    own_samples = nearest(samples, samples, own=True).distance
-    own_real = nearest(real, real, own=True).distance
-    to_real, to_samples = [], torch.full((len(real),), math.inf, dtype=real.dtype)
-    to_samples = to_samples.to(real.device)
-    for _, d in distance_blocks(samples, real):
-        to_real.append(d.amin(1))
-        to_samples = torch.minimum(to_samples, d.amin(0))
-    within = torch.cat([own_samples, own_real])
-    across = torch.cat([*to_real, to_samples])
-    right = (within < across).double() + 0.5 * (within == across).double()
-    return float(right.mean())
-
-
-def _accuracy_term(samples: Tensor, real: Tensor) -> Terms:
-    value = torch.tensor([nn_accuracy(samples, real)], dtype=torch.float64)
-    return Terms(value, value * (1 - value))
+    statistic = NearestStatistic()
+    return float(statistic.between(statistic.alone(samples), statistic.alone(real)).value)
 
 
 def two_sample(view: View) -> dict[str, Measured]:
@@ -249,7 +277,7 @@ def two_sample(view: View) -> dict[str, Measured]:
     )
     if not view.intervals:
         return {"two_sample_1nn": measured}
-    spread = fold_errors(_accuracy_term, samples, real)
+    spread = fold_errors(NearestStatistic(), samples, real)
     own, other = float(spread.sampling[0]), float(spread.reference[0])
     interval = share_interval(accuracy, math.hypot(own, other), spread.degrees, 2 * len(samples))
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -219,9 +220,23 @@ def test_too_few_are_refused() -> None:
         neighbours.two_sample(made_view(points(1, 2, 0), points(1, 2, 1)))
 
 
-def mean_difference(a: Tensor, b: Tensor) -> folds.Terms:
-    """Its terms vary as 1 + 9."""
-    return folds.Terms(a.mean(0) - b.mean(0), torch.ones(1, dtype=torch.float64))
+class Plain:
+    """A statistic that needs nothing of one side alone."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], term: float = 1.0) -> None:
+        self.function, self.term = function, term
+
+    def alone(self, items: Tensor) -> Tensor:
+        return items
+
+    def between(self, samples: Tensor, real: Tensor) -> folds.Terms:
+        value = self.function(samples, real)
+        unit = self.term if len(samples) == 64 else 1.0
+        return folds.Terms(value, torch.full_like(value, unit))
+
+
+def mean_difference(a: Tensor, b: Tensor) -> Tensor:
+    return a.mean(0) - b.mean(0)
 
 
 class TestFolds:
@@ -233,7 +248,9 @@ class TestFolds:
         Fails with: variances not divided by the number of folds, sides exchanged.
         """
         found = [
-            folds.fold_errors(mean_difference, normal(400, 1, 2 * i), normal(400, 1, 2 * i + 1, 3))
+            folds.fold_errors(
+                Plain(mean_difference), normal(400, 1, 2 * i), normal(400, 1, 2 * i + 1, 3)
+            )
             for i in range(60)
         ]
         own = torch.cat([e.sampling for e in found]).square().mean().sqrt()
@@ -254,12 +271,11 @@ class TestFolds:
         """
         generator = torch.Generator().manual_seed(0)
 
-        def noise(a: Tensor, b: Tensor) -> folds.Terms:
-            value = torch.randn(1, generator=generator, dtype=torch.float64)
-            return folds.Terms(value, torch.ones_like(value))
+        def noise(a: Tensor, b: Tensor) -> Tensor:
+            return torch.randn(1, generator=generator, dtype=torch.float64)
 
         x = points(64, 1, 0)
-        rows, columns, unit = folds._cell_variance(noise, x, x, 4, 400)
+        rows, columns, unit = folds._cell_variance(Plain(noise), x, x, 4, 400)
         assert rows == pytest.approx(0.5, rel=0.1) and columns == pytest.approx(0.5, rel=0.1)
         assert unit == 1
 
@@ -271,12 +287,11 @@ class TestFolds:
         """
         generator = torch.Generator().manual_seed(0)
 
-        def shrinking(a: Tensor, b: Tensor) -> folds.Terms:
-            value = torch.randn(1, generator=generator, dtype=torch.float64) / len(a) ** 1.5
-            return folds.Terms(value, torch.full_like(value, 4.0 if len(a) == 64 else 1.0))
+        def shrinking(a: Tensor, b: Tensor) -> Tensor:
+            return torch.randn(1, generator=generator, dtype=torch.float64) / len(a) ** 1.5
 
         x = points(64, 1, 0)
-        found = [folds.fold_errors(shrinking, x, x) for _ in range(300)]
+        found = [folds.fold_errors(Plain(shrinking, 4.0), x, x) for _ in range(300)]
         variance = torch.cat([e.sampling**2 + e.reference**2 for e in found]).mean()
         assert variance == pytest.approx(4 * 0.8 / (2 * 32**3), rel=0.12)
 
