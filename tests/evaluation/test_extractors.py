@@ -434,23 +434,26 @@ def test_distortions_are_small() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least"), [("mnist", 0.94), ("fashion-mnist", 0.77)])
+@pytest.mark.parametrize(("name", "least"), [("mnist", 0.03), ("fashion-mnist", 0.01)])
 def test_better_than_principal_components(name: str, least: float, tmp_path: Path) -> None:
-    """2,000 labelled neighbours: 96 % (pca 92 %) on MNIST, 80 % (79 %) on Fashion-MNIST.
+    """With 2,000 labelled neighbours more is found than in principal components.
 
-    One Gaussian is several times further from real images than in principal components.
-    Fails with: directions not discriminant (MNIST 80 %).
+    MNIST 95.9 against 92.4 %, Fashion-MNIST 80.3 against 78.5 %; the standard error of such a
+    difference is half a point. Fails with: directions that are not discriminant (MNIST 80 %).
     """
     try:
         data = open_dataset(name, download=False)
     except InputError:
         pytest.skip("no files; set GENZOO_DATA")
     assert data.train.labels is not None and data.test.labels is not None
-    learned = open_extractor(data, tmp_path, CPU, SILENT, "self-supervised")
-    train, test = uint8(data, "train")[:2000], uint8(data)[:2000]
-    found = learned(train).features, learned(test).features
-    right = knn(found[0], data.train.labels[:2000], found[1], data.test.labels[:2000])
-    assert right > least
+    train, test = uint8(data, "train")[:2000], uint8(data)
+    rows = torch.from_numpy(np.random.default_rng(1).permutation(len(test))[:2000])
+    found = {}
+    for space in ("self-supervised", "pca"):
+        opened = open_extractor(data, tmp_path, CPU, SILENT, space)
+        a, b = opened(train).features, opened(test[rows]).features
+        found[space] = knn(a, data.train.labels[:2000], b, data.test.labels[rows])
+    assert found["self-supervised"] > found["pca"] + least, found
 
 
 # -- pretrained networks --------------------------------------------------------------------

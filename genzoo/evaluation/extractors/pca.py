@@ -57,4 +57,5 @@ def open_pca(request: Request) -> PrincipalComponents:
         images = to_display(split.data, request.dataset.spec)
         found = Fitted(PrincipalComponents.fit(images), None)
         fitted.save(path, found, request.progress)
-    return PrincipalComponents(found.weights, name, len(split.data), request.device)
+    items = min(len(split.data), FIT_ITEMS)
+    return PrincipalComponents(found.weights, name, items, request.device)

@@ -7,24 +7,29 @@ distortions: every image is its own class, its distorted views are the members, 
 discriminant analysis finds the directions. It is the closed form of a linear encoder under
 VICReg-like losses (Balestriero and LeCun 2022, arXiv:2205.11508).
 
-Measured on 2,000 images with hidden labels (5 nearest neighbours / linear probe, %):
+Measured with hidden labels on 2,000 images (digits: 1,000), tested on 2,000 others (797):
+accuracy of 5 nearest neighbours / of a linear probe in %, standard error .4 to .9:
 
 ============== ============= ============ ===============
 space          digits        MNIST        Fashion-MNIST
 ============== ============= ============ ===============
-pixels         98.9 / 96.2   90.4 / 85.8  79.4 / 80.2
-pca            98.9 / 94.7   91.7 / 86.7  78.9 / 78.1
-random network 97.2 / 96.9   85.1 / 87.4  76.4 / 80.5
+pixels         98.9 / 96.2   91.4 / 87.8  77.8 / 77.1
+pca            98.9 / 94.7   92.4 / 87.2  78.5 / 78.1
+random network 97.2 / 96.9   85.0 / 89.5  74.4 / 75.7
 contrastive    99.4 / 99.4   96.2 / 97.1  76.2 / 78.3
-this           98.6 / 99.3   96.3 / 96.4  80.9 / 82.6
+this           99.0 / 99.5   95.9 / 96.7  80.3 / 82.3
 ============== ============= ============ ===============
 
 The contrastive network (NT-Xent, the classifier's body, 400 steps) took ten times as long.
-More than by these numbers the space is justified by what it can tell apart: the Fréchet
-distance of one Gaussian fitted to Fashion-MNIST is 37 times that of real images, in the
-principal components 8 times, although there too the Gaussian looks like nothing on earth.
+What the Fréchet distance at N = 500 makes of a Gaussian per class / of one Gaussian, in
+standard deviations above real images, on MNIST and Fashion-MNIST: pca 18 / 21 and 3 / 8, the
+supervised classifier 15 / 37 and 10 / 51, this 21 / 41 and 16 / 64. A missing class stands out
+no better than in pca (3.7 and 1.1 against 4.1 and 1.5; the classifier: 6.1 and 2.8).
+
 There is no mirroring among the distortions, and neither noise nor blur: what the features
-are made blind to, they cannot measure.
+are made blind to, they cannot measure. Images that it was fitted on are a little
+further from held-out ones than fresh images are: by 5 to 9 % of the floor of the Fréchet
+distance (N = 200 and 2,000, four repeats each, every one within two standard errors).
 """
 
 from __future__ import annotations
@@ -233,7 +238,8 @@ def open_self_supervised(request: Request) -> SelfSupervised:
         request.progress.note(f"learning the features of {dataset.name}, once")
         found = Fitted(fit(to_display(split.data, dataset.spec), request.progress), None)
         fitted.save(path, found, request.progress)
-    return SelfSupervised(found.weights, name, len(split.data), request.device)
+    items = min(len(split.data), FIT_ITEMS)
+    return SelfSupervised(found.weights, name, items, request.device)
 
 
 _PATCH_PARTS = ("kernel", "offset", "centers")
