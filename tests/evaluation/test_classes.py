@@ -236,7 +236,7 @@ LAWS = {
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("n", [797, 10_000])
 def test_histogram_intervals_hold_their_expectation(law: str, n: int) -> None:
-    """93-97 % of 2,000. Fails with: the delta method (99 % at equal laws)."""
+    """93-97 % of 2,000. Fails with: the delta method where laws are equal."""
     truth, samples = LAWS[law]
     draws = np.random.default_rng(1).multinomial(n, samples, size=2_000) / n
     values = np.abs(draws - truth).sum(1) / 2

@@ -291,7 +291,7 @@ def laws(k: int) -> Iterator[np.ndarray]:
 @pytest.mark.parametrize("n_k", [(2_500, 8), (2_500, 25)])
 @pytest.mark.parametrize("law", range(5))
 def test_divergence_intervals_hold_their_expectation(n_k: tuple[int, int], law: int) -> None:
-    """93-97 % of 2,000. Fails with: the delta method alone (50 % at even shares)."""
+    """93-97 % of 2,000. Fails with: the delta method alone."""
     n, k = n_k
     draws = np.random.default_rng(7).multinomial(n, list(laws(k))[law], size=2_000)
     assert 0.93 <= covered(draws, modes.kl_forward, modes.interval_forward) <= 0.97
