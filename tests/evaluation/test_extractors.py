@@ -128,6 +128,20 @@ def test_items_pass_in_chunks_as_uint8() -> None:
     assert torch.equal(found.parts[:, 0], found.features.argmax(1))
 
 
+def test_features_stay_where_they_are_wanted() -> None:
+    """On a CUDA device as they are; MPS has no float64, so from there they come to the CPU.
+
+    Fails with: always the CPU, always the device.
+    """
+
+    def home(device: str) -> str:
+        recorded = Recorded()
+        Extractor.__init__(recorded, recorded.info, torch.device(device))
+        return recorded.home.type
+
+    assert [home(device) for device in ("cpu", "cuda:1", "mps")] == ["cpu", "cuda", "cpu"]
+
+
 def test_no_items_give_no_features() -> None:
     """Fails with: an exception from `torch.cat`, or a width of 0."""
     assert Recorded()(torch.empty(0, 3, 4, 4, dtype=torch.uint8)).features.shape == (0, 3)
@@ -249,7 +263,7 @@ def test_pixels_are_bounded(channels: int, height: int, width: int, limit: int) 
 def test_large_images_are_averaged() -> None:
     """3 x 40 x 40 become 3 x 14 x 14, partial blocks by their own pixels.
 
-    Fails with: zeros counted into the averages of the border.
+    Fails with: the border cut off, or filled up with zeros.
     """
     images = torch.full((2, 3, 40, 40), 100, dtype=torch.uint8)
     images[1] = 200

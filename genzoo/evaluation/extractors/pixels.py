@@ -48,7 +48,7 @@ class Pixels(Extractor):
         """uint8 (N, C, H, W) -> (N, d) float64 in [0, 1], averaged over blocks."""
         x = images.double() / 255
         if self.block > 1:
-            x = F.avg_pool2d(x, self.block, ceil_mode=True, count_include_pad=False)
+            x = F.avg_pool2d(x, self.block, ceil_mode=True)
         return x.flatten(1)
 
     def _extract(self, items: Tensor) -> Features:

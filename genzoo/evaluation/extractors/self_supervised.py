@@ -90,7 +90,7 @@ def shrink(images: Tensor) -> Tensor:
     """uint8 (N, C, H, W) -> [0, 1], averaged over blocks so that no side exceeds `MAX_SIDE`."""
     x = images.float() / 255
     block = -(-max(images.shape[2:]) // MAX_SIDE)
-    return F.avg_pool2d(x, block, ceil_mode=True, count_include_pad=False) if block > 1 else x
+    return F.avg_pool2d(x, block, ceil_mode=True) if block > 1 else x
 
 
 def describe(x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
