@@ -29,6 +29,7 @@ FLD_ITERATIONS = 15
 FLD_BLOCKS = 20
 # Squared bandwidths are at least this part of the median squared distance of real neighbours.
 NARROWEST = 0.25
+LOW_DIMENSION = 8
 
 
 class Cells(NamedTuple):
@@ -98,7 +99,12 @@ def copying_test(samples: Cells, held_out: Cells, cells: int) -> CopyingTest:
 def c_t(view: View) -> dict[str, Measured]:
     """C_T of equally many samples and held-out items, in pixels or coordinates."""
     view.need_train()
-    _need(view.samples.pixels, 2, "samples")
+    for items, words in (
+        (view.samples, "samples"),
+        (view.train, "training items"),
+        (view.real, "held-out items"),
+    ):
+        _need(items.pixels, 2, words)
     count = max(1, min(MAX_CELLS, view.n // ITEMS_PER_CELL, len(view.train) // ITEMS_PER_CELL))
     centres: Tensor = view.once(f"{count} cells", lambda train, _: find_cells(train, count))
 
@@ -132,11 +138,12 @@ def c_t(view: View) -> dict[str, Measured]:
 
 
 def find_cells(train: Items, count: int) -> Tensor:
-    """Centres of k-means cells, (count, D) float64, of a fixed choice of training items."""
+    """Centres of at most `count` k-means cells, (K, D) float64, of a choice of training items."""
     from sklearn.cluster import KMeans
 
     rows = np.random.default_rng(0).permutation(len(train))[:FIT_ITEMS]
     x = train.take(torch.from_numpy(rows)).pixels.double().cpu().numpy()
+    count = min(count, len(np.unique(x, axis=0)))
     return torch.from_numpy(KMeans(count, n_init=1, random_state=0).fit(x).cluster_centers_)
 
 
@@ -244,16 +251,19 @@ def fld_gap(view: View) -> dict[str, Measured]:
     rows = torch.from_numpy(np.random.default_rng(0).permutation(len(view.train))[:count])
     train, test = view.train.take(rows).features, view.real.first(count).features
     centres = view.samples.first(FLD_ITEMS).features
-    _need(centres, CELL_ITEMS, "samples")
+    for x, words in ((centres, "samples"), (train, "training items"), (test, "held-out items")):
+        _need(x, CELL_ITEMS, words)
     d = centres.shape[1]
     gap = likelihood_gap(centres, train, test, NARROWEST * typical_distance(train, test) / d)
     unit = 100 / d
     sampling, reference = unit * math.sqrt(gap.sampling), unit * math.sqrt(gap.reference)
     value = unit * gap.value
+    # Measured: 89 to 94 % in two dimensions, 94 to 96 % in 16 and 64.
+    low = "; of about 90 % rather in so few dimensions" if d < LOW_DIMENSION else ""
     text = (
         f"Gaussians around {len(centres)} samples, bandwidths fitted to {count} training and to "
         f"{count} held-out items in turn, so that 0 is neutral; 95 % interval over samples and "
-        "real items: items' variance and jackknife over blocks of samples"
+        f"real items: items' variance and jackknife over blocks of samples{low}"
     )
     interval = around(value, math.hypot(sampling, reference), FLD_BLOCKS - 1)
     return {
