@@ -158,10 +158,10 @@ def frechet_infinity(view: View) -> dict[str, Measured]:
     if not view.intervals:
         return {"fd_infinity": answer}
     whole = frechet_spread(x, y)
-    spread = extrapolated_spread(whole, plan)
+    spread, steep = extrapolated_spread(value, whole, plan)
     return {
         "fd_infinity": answer._replace(
-            interval=distance_interval(value, spread, offset=whole.bias),
+            interval=score_interval(value, spread.variance, (steep, steep)),
             sampling_error=spread.sampling_error,
             reference_error=spread.reference_error,
             convention=f"{text}; {_BOTH} and all subsets",
@@ -169,15 +169,21 @@ def frechet_infinity(view: View) -> dict[str, Measured]:
     }
 
 
-def extrapolated_spread(whole: Spread, plan: Extrapolation) -> Spread:
-    """Spread of FD∞ from that of FD of all items."""
+def extrapolated_spread(value: float, whole: Spread, plan: Extrapolation) -> tuple[Spread, float]:
+    """Spread of FD∞ `value` from that of FD of all items, and how its variance grows with it.
+
+    FD∞ has no bias, so the first-order part of its variance is proportional to it; what the
+    second-order part becomes follows from the subsets alone. A negative estimate takes nothing
+    off: the true distance is not negative.
+    """
     once, pairs = plan.variance_factors()
     second = min(whole.second, whole.first / 2)
-    first = once * (whole.first - 2 * second) + 2 * pairs * second
-    factor = first / whole.first if whole.first else 0.0
-    return Spread(
-        whole.samples * factor, whole.reference * factor, pairs * second, whole.bias, whole.slope
-    )
+    biased = value + whole.bias
+    steep = once * whole.first / biased if biased > 0 else 0.0
+    variance = steep * max(0.0, value) + pairs * second
+    factor = variance / whole.first if whole.first else 0.0
+    spread = Spread(whole.samples * factor, whole.reference * factor)
+    return spread, steep
 
 
 # -- KID ----------------------------------------------------------------------------------------
@@ -271,13 +277,8 @@ def inception_spread(logits: Tensor) -> Spread:
 
 
 def inception_interval(log_score: float, spread: Spread) -> Interval:
-    """Interval for the expected logarithm of the score.
-
-    Where the variance falls with the score, the lower end profits from that. The upper end may
-    come nearer for it only as far as the score is degenerate: there the slope is known well.
-    """
-    falls, rises = min(0.0, spread.slope), max(0.0, spread.slope)
-    return score_interval(log_score, spread.variance, (falls, rises + falls * spread.degeneracy))
+    """Interval for the expected logarithm of the score, whose variance falls as it rises."""
+    return score_interval(log_score, spread.variance, (spread.slope, spread.slope))
 
 
 def inception(view: View) -> dict[str, Measured]:

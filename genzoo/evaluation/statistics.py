@@ -207,8 +207,9 @@ def distance_interval(
 ) -> Interval:
     """Interval for the expectation of a squared distance.
 
-    The first-order variance of a squared distance is proportional to it. The upper end also
-    allows for the steeper growth that the items' third moments show, which skews the statistic.
+    The first-order variance of a squared distance is proportional to it. Where the items' third
+    moments show a steeper growth, which skews the statistic, the upper end allows for it; the
+    lower end profits from it as far as the distance is degenerate, where it is known well.
 
     Args:
         value: the distance, which may have a bias taken off.
@@ -218,7 +219,9 @@ def distance_interval(
     """
     whole = value + offset
     steep = spread.first / whole if whole > 0 else 0.0
-    return score_interval(value, spread.variance, (steep, max(steep, spread.slope)), level)
+    more = max(0.0, spread.slope - steep)
+    slopes = (steep + more * spread.degeneracy, steep + more)
+    return score_interval(value, spread.variance, slopes, level)
 
 
 def _half_width(values: npt.NDArray[np.float64], level: float) -> float | None:
