@@ -153,7 +153,7 @@ def _mann_whitney(a: Tensor, b: Tensor) -> tuple[float, float, float]:
     n, m = len(x), len(y)
     # Midranks among all, less those among one's own, count the other side's smaller items.
     rank, own_x, own_y = (stats.rankdata(z) for z in (np.concatenate([x, y]), x, y))
-    of_x, of_y = (rank[:n] - own_x) / m, 1 - (rank[n:] - own_y) / n
+    of_x, of_y = (rank[:n] - own_x) / m, (rank[n:] - own_y) / n
     return float(of_x.mean()), float(of_x.var(ddof=1)) / n, float(of_y.var(ddof=1)) / m
 
 
