@@ -164,7 +164,7 @@ def ndb(view: View) -> dict[str, Measured]:
         return {"ndb": Measured(value, convention=text, floor=floor)}
     interval, error = share_interval(z)
     part = cells.counts.sum() / (view.n + cells.counts.sum())
-    text += "; floor: exact; 95 % interval: over samples and counted items, cells fixed"
+    text += "; floor: summed over both counts; 95 % interval: over samples and counted items, cells fixed"
     own, other = error * math.sqrt(part), error * math.sqrt(1 - part)
     return {"ndb": Measured(value, interval, own, other, convention=text, floor=floor)}
 
@@ -173,7 +173,8 @@ def fit_cells(pixels: Tensor, k: int, seed: int = 0) -> Cells:
     """Cells by k-means on one half of the items, counts of the other half.
 
     Items that cells were fitted to lie nearer to their centres than fresh ones, so that their
-    counts are not those of their law.
+    counts are not those of their law: of 50 cells in 64 dimensions 17 % would seem different
+    for fresh items of the same law.
 
     Args:
         pixels: (N, D).
@@ -218,7 +219,7 @@ def differences(a: Array, b: Array) -> Array:
 
 
 def null_share(a: Array, b: Array) -> float:
-    """Exact share of cells that differ between equal laws, by summing over both counts.
+    """Share of cells that differ between equal laws: exact, given the cells' shares.
 
     Counts are whole numbers, so the test rejects a little less or more often than α.
 

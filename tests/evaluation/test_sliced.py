@@ -159,8 +159,8 @@ def test_interval_covers_quickly(change: str) -> None:
 @pytest.mark.parametrize("d", [2, 16])
 @pytest.mark.parametrize("change", ["none", "shift", "scale", "far"])
 def test_interval_covers(d: int, change: str) -> None:
-    """2000 comparisons hold the expectation in 93 to 97 %; wider between laws that differ in scale.
+    """2000 comparisons hold the expectation in 93 to 98 %.
 
     Fails with: the jackknife's variance (99 % at d = 16 between equal laws).
     """
-    assert 0.93 <= covered(d, 2000, change) <= (0.99 if change == "scale" else 0.975)
+    assert 0.93 <= covered(d, 2000, change) <= 0.98
