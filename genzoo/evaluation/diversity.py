@@ -44,7 +44,7 @@ def vendi(view: View) -> dict[str, Measured]:
     entropies = [entropy(kernel) for kernel in kernels]
     value = math.exp(float(np.mean(entropies)))
     text = (
-        f"exp of the kernel entropy of {size} samples, mean of {len(kernels)} sets; "
+        f"exp of the kernel entropy of {size} samples, mean over {len(kernels)} disjoint; "
         "exp(-(distance / median distance of real items)²); grows with their number"
     )
     caution = f"fewer than {MIN_VENDI} samples" if size < MIN_VENDI else None
@@ -164,7 +164,7 @@ def ndb(view: View) -> dict[str, Measured]:
         return {"ndb": Measured(value, convention=text, floor=floor)}
     interval, error = share_interval(z)
     part = cells.counts.sum() / (view.n + cells.counts.sum())
-    text += "; floor: summed over both counts; 95 % interval: over samples and counted items, cells fixed"
+    text += "; floor: summed over both counts; 95 % interval: over both, cells fixed"
     own, other = error * math.sqrt(part), error * math.sqrt(1 - part)
     return {"ndb": Measured(value, interval, own, other, convention=text, floor=floor)}
 

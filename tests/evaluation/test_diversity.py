@@ -117,7 +117,7 @@ def test_vendi_of_a_view(monkeypatch: pytest.MonkeyPatch) -> None:
         view(normal(70, 3, 3), real[:, :3], real[:, :3], pool=normal(170, 3, 3))
     )
     assert found["vendi"].n == 150
-    assert "50 samples, mean of 3 sets" in found["vendi"].convention
+    assert "50 samples, mean over 3 disjoint" in found["vendi"].convention
 
 
 def test_vendi_refusals() -> None:
