@@ -45,8 +45,8 @@ from genzoo_cli.show import evaluation_answer, self_test_answer
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="Feature space: auto, pixels, pca, classifier, selfsup, inception, dinov2, clip, or "
-    "your own module:Class or FILE.py:Class (which is executed).",
+    help="Feature space: auto, pixels, pca, classifier, self-supervised, inception, dinov2, clip, "
+    "or your own module:Class or FILE.py:Class (which is executed).",
 )
 @click.option(
     "--weights", type=options.FILE, metavar="FILE", help="Weights of inception, dinov2 or clip."
@@ -107,7 +107,7 @@ def command(
     if self_test:
         if sources:
             raise click.UsageError("--self-test makes its own samples; leave out X")
-        for name in ("seed", "model", "trust"):
+        for name in ("seed", "model"):
             how.pop(name)
         how["data"] = how["data"] or "digits"
         how["n"] = how["n"] or 1000
@@ -136,7 +136,7 @@ def _in_parts(
 
     if how["data"] is None:
         raise click.UsageError("parts do not say what they imitate; name the data by --data")
-    wanted = ("data", "features", "weights", "data_root", "size", "device")
+    wanted = ("data", "features", "weights", "trust", "data_root", "size", "device")
     common = {name: how[name] for name in wanted}
     parts = []
     for number, source in enumerate(sources):

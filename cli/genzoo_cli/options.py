@@ -94,7 +94,10 @@ own_model = click.option(
     help="The class, for a run of your own model; its file is executed.",
 )
 trust = click.option(
-    "--trust", is_flag=True, help="Execute the file that the run names as its model, if unchanged."
+    "--trust",
+    is_flag=True,
+    help="Execute the file that the run names as its model, if unchanged; use --weights of unknown "
+    "content.",
 )
 threads = click.option(
     "--threads", type=COUNT, metavar="N", help="CPU threads of the training.  [default: all cores]"

@@ -313,8 +313,8 @@ _MODES = (
         "modes well covered",
         "higher",
         None,
-        "number of modes with at least a fifth of the samples that are expected of them; mistakes "
-        "of a classifier cannot invent these",
+        "number of modes with at least a fifth of the samples that are expected of them; a few "
+        "mistakes of a classifier do not invent these",
         "",
         "modes",
         "modes:measure",

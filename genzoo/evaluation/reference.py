@@ -180,7 +180,8 @@ class Reference:
     def _halved(self, n: int, *, all_held_out: bool) -> Iterator[View]:
         """Halves of the held-out data against each other."""
         side = self._floor_side("memory", n)
-        known = self.test.known() if side <= FEW_ITEMS else self.test
+        # Parts share what the whole has derived, unless most of it would be for nothing.
+        known = self.test.known() if len(self.test) <= 4 * side else self.test
         for repeat in range(HALVINGS if side <= FEW_ITEMS and not all_held_out else REPEATS):
             order = choose(len(known), len(known), 10 + repeat)
             pool, others = known.take(order[:side]), order[side:]
@@ -230,6 +231,7 @@ def open_reference(
     *,
     features: str = "auto",
     weights: str | Path | None = None,
+    trust: bool = False,
 ) -> Reference:
     """A dataset's reference, kept in memory for the next evaluation.
 
@@ -240,11 +242,12 @@ def open_reference(
         progress: told of long work.
         features: name of the feature space, see `genzoo.evaluation.features.open_extractor`.
         weights: file of the extractor's weights.
+        trust: whether weights of unknown content may be used.
     """
     key = (dataset.fingerprint, str(folder), str(device), features, str(weights))
     if key not in _references:
         extractor = open_extractor(
-            dataset, folder, device, progress or Silent(), name=features, weights=weights
+            dataset, folder, device, progress or Silent(), features, weights, trust
         )
         _references[key] = Reference(dataset, extractor, folder)
         if len(_references) > 2:

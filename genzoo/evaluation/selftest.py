@@ -184,6 +184,7 @@ def self_test(
     data_root: str | Path | None = None,
     size: int | None = None,
     device: str = "auto",
+    trust: bool = False,
     progress: Progress | None = None,
     cache: str | Path | None = None,
 ) -> SelfTest:
@@ -198,6 +199,7 @@ def self_test(
         data_root: where downloaded data lie.
         size: side in pixels of ``folder:`` data.
         device: where features are computed.
+        trust: as in `evaluate`.
         progress: told of long work.
         cache: as in `evaluate`.
 
@@ -208,7 +210,13 @@ def self_test(
     dataset = open_data(data, train, data_root, size)
     where = resolve_device(device)
     reference = open_reference(
-        dataset, cache_folder(cache), where, progress, features=features, weights=weights
+        dataset,
+        cache_folder(cache),
+        where,
+        progress,
+        features=features,
+        weights=weights,
+        trust=trust,
     )
     side = reference.size(n)
     if not (enough(side // 2) and len(reference.train)):

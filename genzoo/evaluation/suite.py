@@ -73,7 +73,8 @@ def evaluate(
         cache: folder of extractors and floors; ``GENZOO_CACHE`` or ``~/.cache/genzoo``.
         model: the run's model if it is at hand, or ``FILE.py:Class`` of a run that was trained
             with one's own class.
-        trust: execute the file that such a run names, if it is unchanged.
+        trust: execute the file that such a run names, if it is unchanged, and use weights of
+            unknown content.
 
     Raises:
         InputError: no data named, the source is unreadable or does not fit the data.
@@ -86,7 +87,13 @@ def evaluate(
     dataset = _dataset(source, data, train, data_root, size)
     subject = open_subject(source, dataset)
     reference = open_reference(
-        dataset, cache_folder(cache), where, progress, features=features, weights=weights
+        dataset,
+        cache_folder(cache),
+        where,
+        progress,
+        features=features,
+        weights=weights,
+        trust=trust,
     )
     work = _Work(subject, reference, seed, n or MAX_ITEMS, progress)
     scores = work.scores()
@@ -120,6 +127,7 @@ def gather_samples(
     data_root: str | Path | None = None,
     size: int | None = None,
     device: str = "auto",
+    trust: bool = False,
     progress: Progress | None = None,
     cache: str | Path | None = None,
 ) -> Gathered:
@@ -134,6 +142,7 @@ def gather_samples(
         data_root: as in `evaluate`.
         size: as in `evaluate`.
         device: as in `evaluate`.
+        trust: as in `evaluate`.
         progress: as in `evaluate`.
         cache: as in `evaluate`.
 
@@ -147,7 +156,13 @@ def gather_samples(
         return subject.gathered
     where = resolve_device(device)
     reference = open_reference(
-        dataset, cache_folder(cache), where, progress, features=features, weights=weights
+        dataset,
+        cache_folder(cache),
+        where,
+        progress,
+        features=features,
+        weights=weights,
+        trust=trust,
     )
     return gather(subject.items, subject.labels, reference.extractor, first=first)
 

@@ -61,7 +61,7 @@ class VAESettings:
     augment: float = 0.7
     beta: float = 1.0
     kl_warmup: float = 0.1
-    importance_samples: int = 16
+    importance_samples: int = 8
     batch_size: int = 64
     lr: float = 4e-3
     weight_decay: float = 0.01

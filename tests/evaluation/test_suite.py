@@ -306,12 +306,14 @@ class TestPoints:
 def test_stacked_digits_count_their_modes() -> None:
     """Training triples. Fails with: digits counted for triples, a floor at another N."""
     data = open_dataset("stacked-digits")
-    found = evaluate(data.train.data[:300], data).metrics
+    found = evaluate(data.train.data[:2000], data, n=300).metrics
     modes = found["modes_covered"]
-    # 300 draws from 1000 modes meet 1000 (1 - e^-0.3) = 259 of them.
-    assert modes.value == pytest.approx(259, abs=25) and modes.floor == pytest.approx(259, abs=25)
+    # 2000 draws from 1000 modes meet 1000 (1 - e^-2) = 865 of them; held-out data are 300.
+    assert modes.n == 2000 and modes.value == pytest.approx(865, abs=25)
+    assert modes.floor == pytest.approx(865, abs=25)
+    assert modes.caution is not None
     assert found["fd"].value is not None
-    assert found["class_histogram_tv"].value is None
+    assert "class_histogram_tv" not in found and "high_quality_share" not in found
 
 
 def test_floors_are_remembered(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,11 +361,11 @@ def test_every_metric_is_measured_or_says_why(scored: Evaluation) -> None:
     """All of the registry that digits can have. Fails with: a module without its function."""
     absent = {name for name in METRICS if name not in scored.metrics}
     modes = {name for name, info in METRICS.items() if info.group == "modes"}
-    assert absent == modes | {"nll_nats", "fd_all", "inception_score_all"}
+    assert absent == modes | {"nll_nats", "fd_all", "inception_score_all", "bias_amplification"}
     for name, score in scored.metrics.items():
         group = METRICS[name].group
         if group not in ("cost", "likelihood") and score.value is None:
-            assert name in ("bias_amplification", "distinct"), (name, score.reason)
+            assert name == "distinct", (name, score.reason)
 
 
 def test_errors_of_both_sides_make_the_interval(scored: Evaluation) -> None:
@@ -379,7 +381,7 @@ def test_errors_of_both_sides_make_the_interval(scored: Evaluation) -> None:
         error = float(np.hypot(s.sampling_error, s.reference_error))
         assert s.low is not None and s.high is not None
         if s.name not in ("fd", "near_duplicates"):  # cut at 0
-            assert 2.5 * error < s.high - s.low < 6 * error, s.name
+            assert 2.5 * error < s.high - s.low < 8 * error, s.name
 
 
 def test_controls_are_in_every_evaluation(scored: Evaluation) -> None:
