@@ -174,13 +174,16 @@ def extrapolated_spread(value: float, whole: Spread, plan: Extrapolation) -> tup
 
     FD∞ has no bias, so the first-order part of its variance is proportional to it; what the
     second-order part becomes follows from the subsets alone. A negative estimate takes nothing
-    off: the true distance is not negative.
+    off: the true distance is not negative. Of the two estimates that this allows, by the value and
+    by the items' influence, the larger serves.
     """
     once, pairs = plan.variance_factors()
     second = min(whole.second, whole.first / 2)
     biased = value + whole.bias
     steep = once * whole.first / biased if biased > 0 else 0.0
-    variance = steep * max(0.0, value) + pairs * second
+    by_value = steep * max(0.0, value) + pairs * second
+    by_items = once * (whole.first - 2 * second) + pairs * second
+    variance = max(by_value, by_items)
     factor = variance / whole.first if whole.first else 0.0
     spread = Spread(whole.samples * factor, whole.reference * factor)
     return spread, steep

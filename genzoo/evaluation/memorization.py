@@ -211,7 +211,7 @@ def plant(samples: Tensor, copies: Tensor, share: float, seed: int) -> Tensor:
 def neighbours(view: View) -> dict[str, Measured | Refused]:
     """train_nn_share, near_duplicates and authenticity of the pool, in pixels or coordinates."""
     found = _attribution(view)
-    few = f"only {len(view.pool)} samples" if len(view.pool) < FEW else None
+    few = f"only {len(view.some)} samples" if len(view.some) < FEW else None
     share = train_nn_share(found, interval=view.intervals)
     sizes = f"{len(view.train)} training and {len(view.test)} held-out items"
     kind = "95 % interval over samples and real items"
@@ -241,9 +241,8 @@ def neighbours(view: View) -> dict[str, Measured | Refused]:
     }
 
 
-def duplicates(view: View) -> dict[str, Measured]:
+def duplicates(view: View) -> dict[str, Measured | Refused]:
     """How many of the pool equal a training item, and how many a held-out one."""
-    view.need_train()
     reference = view.reference or (view.train, view.test)
 
     def known(name: str, items: Items, whole: Items) -> set[bytes]:
@@ -257,10 +256,13 @@ def duplicates(view: View) -> dict[str, Measured]:
         text = f"samples that equal one of {len(items)} {words} items, bit for bit"
         return Measured(float(number), n=len(view.pool), convention=text)
 
-    return {
-        "duplicates": count("train", "training", view.train, reference[0]),
-        "test_duplicates": count("test", "held-out", view.test, reference[1]),
-    }
+    held_out = count("test", "held-out", view.test, reference[1])
+    try:
+        view.need_train()
+    except Refused as unknown:
+        return {"duplicates": unknown, "test_duplicates": held_out}
+    known_items = count("train", "training", view.train, reference[0])
+    return {"duplicates": known_items, "test_duplicates": held_out}
 
 
 def nearest_panel(view: View, count: int = 10) -> Nearest:
@@ -273,11 +275,11 @@ def nearest_panel(view: View, count: int = 10) -> Nearest:
 def _attribution(view: View) -> Attribution:
     """Of the pool, found once for the metrics and the panel."""
     view.need_train()
-    kept = _known.get(view.pool)
+    kept = _known.get(view.some)
     if kept is not None and kept[0] is view.train and kept[1] is view.test:
         return kept[2]
     for items, words in (
-        (view.pool, "samples"),
+        (view.some, "samples"),
         (view.train, "training items"),
         (view.test, "held-out items"),
     ):
@@ -285,8 +287,8 @@ def _attribution(view: View) -> Attribution:
             raise Refused(f"only {len(items)} {words}; at least 2 are needed")
         if not bool(items.pixels.isfinite().all()):
             raise Refused(f"some {words} are not finite numbers")
-    found = attribute(view.pool.pixels, view.train.pixels, view.test.pixels)
-    _known[view.pool] = (view.train, view.test, found)
+    found = attribute(view.some.pixels, view.train.pixels, view.test.pixels)
+    _known[view.some] = (view.train, view.test, found)
     return found
 
 
@@ -308,7 +310,7 @@ def _authenticity(view: View, found: Attribution, few: str | None) -> Measured |
     except Refused as refusal:
         return refusal
     text = (
-        f"{view.space}; {result.raw:.3f} of {len(view.pool)} samples over {result.held_out:.3f} "
+        f"{view.space}; {result.raw:.3f} of {len(view.some)} samples over {result.held_out:.3f} "
         f"of {len(held_out)} held-out items, against the same {len(view.train)} training items, "
         "so that sizes need not be equal; distance >= counts as authentic, an exact copy never; "
         "95 % interval over samples and real items: noise-corrected jackknife"

@@ -24,6 +24,8 @@ from genzoo.evaluation.measured import Refused
 from genzoo.evaluation.statistics import Spread
 
 ROWS = 16384
+# Columns at a time where half of a product is zero or mirrored.
+BLOCK = 256
 # Pairs of this many items a side tell the second-order part of the variance to a few percent.
 PAIRED = 256
 
@@ -112,11 +114,13 @@ class Spectrum(NamedTuple):
         roots: eigenvalues of √(Σ₁Σ₂), (r,), ascending.
         vectors: eigenvectors of A Σ₂ Aᵀ in the columns, (r, r).
         factor: A, (r, d).
+        image: Σ₂ Aᵀ, (d, r).
     """
 
     roots: Tensor
     vectors: Tensor
     factor: Tensor
+    image: Tensor
 
 
 def frechet_of_moments(a: Moments, b: Moments) -> float:
@@ -126,11 +130,15 @@ def frechet_of_moments(a: Moments, b: Moments) -> float:
         Refused: fewer than two items, or numbers that are not finite.
     """
     first, second = a.covariance, b.covariance
-    _check_finite(a.mean, first)
-    _check_finite(b.mean, second)
-    factor = _factor(first)
-    roots = _roots(torch.linalg.eigvalsh(_symmetric(factor @ second @ factor.T)))
-    return _assemble(a.mean - b.mean, first.trace() + second.trace(), roots)
+    apart, traces = a.mean - b.mean, first.trace() + second.trace()
+    _check_finite(apart, traces)
+    lower, failed = torch.linalg.cholesky_ex(first)
+    if int(failed):
+        factor = _factor(first)
+        product = factor @ second @ factor.T
+    else:
+        product = _between_factors(lower, second)
+    return _assemble(apart, traces, _roots(torch.linalg.eigvalsh(product)))
 
 
 def frechet_of_features(x: Tensor, y: Tensor) -> float:
@@ -164,19 +172,14 @@ def spectrum(x: Tensor, y: Tensor, *, vectors: bool = True) -> Spectrum:
         vectors: without them `Spectrum.vectors` is empty, and it takes a third of the time.
     """
     few = len(x) <= x.shape[1]
-    factor = x / math.sqrt(len(x) - 1) if few else _factor(x.T @ x / (len(x) - 1))
-    product = _symmetric(factor @ apply_covariance(y, factor.T))
+    factor = x / math.sqrt(len(x) - 1) if few else _factor(_gram(x) / (len(x) - 1))
+    image = _apply_covariance(y, factor.T)
+    product = factor @ image
     if not vectors:
-        return Spectrum(_roots(torch.linalg.eigvalsh(product)), product.new_empty(0, 0), factor)
+        roots = _roots(torch.linalg.eigvalsh(product))
+        return Spectrum(roots, product.new_empty(0, 0), factor, image)
     values, found = torch.linalg.eigh(product)
-    return Spectrum(_roots(values), found, factor)
-
-
-def apply_covariance(x: Tensor, right: Tensor) -> Tensor:
-    """Covariance of centred features (N, d) times `right` (d, r), the cheaper way round."""
-    if len(x) > x.shape[1]:
-        return (x.T @ x) @ right / (len(x) - 1)
-    return x.T @ (x @ right) / (len(x) - 1)
+    return Spectrum(_roots(values), found, factor, image)
 
 
 def frechet_spread(x: Tensor, y: Tensor) -> Spread:
@@ -272,12 +275,11 @@ def _frames(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if len(x) > len(y):
         v, u, diagonal = _frames(y, x)
         return u, v, diagonal
-    roots, vectors, factor = spectrum(x, y)
+    roots, vectors, factor, image = spectrum(x, y)
     kept = roots > 1e-5 * roots.max()
     roots, vectors = roots[kept], vectors[:, kept]
-    towards = factor.T @ vectors
-    u = x @ (apply_covariance(y, towards) * roots**-1.5)
-    v = y @ (towards * roots**-0.5)
+    u = x @ (image @ vectors * roots**-1.5)
+    v = y @ (factor.T @ vectors * roots**-0.5)
     return u, v, roots
 
 
@@ -336,7 +338,8 @@ def check_features(*sets: Tensor) -> None:
 
 
 def _check_finite(*tensors: Tensor) -> None:
-    if not all(bool(x.isfinite().all()) for x in tensors):
+    # One pass, and what overflows a sum has no second moment either.
+    if not all(bool(x.sum().isfinite()) for x in tensors):
         raise Refused("features are not finite")
 
 
@@ -345,12 +348,35 @@ def _of_part(x: Tensor) -> Moments:
         return Moments.empty(x.shape[1], x.device)
     mean = x.mean(0)
     centred = x - mean
-    return Moments(len(x), mean, centred.T @ centred)
+    return Moments(len(x), mean, _gram(centred))
 
 
-def _symmetric(matrix: Tensor) -> Tensor:
-    symmetric: Tensor = (matrix + matrix.T) / 2
-    return symmetric
+def _gram(x: Tensor) -> Tensor:
+    """xᵀx of (N, d)."""
+    if x.device.type == "cpu":
+        # NumPy sees that the result is symmetric and does half of the multiplications.
+        array = x.numpy()
+        return torch.from_numpy(array.T @ array)
+    return x.T @ x
+
+
+def _between_factors(lower: Tensor, matrix: Tensor) -> Tensor:
+    """Lower triangle of LᵀML for a lower triangular L and symmetric M, all (d, d).
+
+    Skips what is zero in L and what is mirrored in the result: 1.7 d³ operations in place of 4.
+    """
+    product = torch.zeros_like(matrix)
+    for j in range(0, len(matrix), BLOCK):
+        part = matrix[:, j:] @ lower[j:, j : j + BLOCK]
+        product[j:, j : j + BLOCK] = lower[j:, j:].T @ part[j:]
+    return product
+
+
+def _apply_covariance(x: Tensor, right: Tensor) -> Tensor:
+    """Covariance of centred features (N, d) times `right` (d, r), the cheaper way round."""
+    if len(x) > x.shape[1]:
+        return _gram(x) @ right / (len(x) - 1)
+    return x.T @ (x @ right) / (len(x) - 1)
 
 
 def _factor(covariance: Tensor) -> Tensor:

@@ -108,15 +108,29 @@ class Reference:
 
     # -- yardsticks --------------------------------------------------------------------------
 
-    def floors(self, n: int, progress: Progress) -> dict[str, float]:
-        """What real data score in the place of n samples, by metric."""
-        return self._kept("floor", n, progress, lambda: self._measure_floors(n))
+    def depth(self, n: int, samples: int) -> int:
+        """How many of `samples` samples the yardsticks of n a side must match.
 
-    def controls(self, n: int, progress: Progress) -> dict[str, dict[str, float]]:
+        Modes of stacked data are counted among all samples, and their number depends on how
+        many there are; everything else looks at n.
+        """
+        return max(n, min(samples, len(self.test))) if self.dataset.stacked else n
+
+    def floors(self, n: int, progress: Progress, depth: int | None = None) -> dict[str, float]:
+        """What real data score in the place of n samples, by metric."""
+        deep = depth or n
+        return self._kept("floor", n, deep, progress, lambda: self._measure_floors(n, deep))
+
+    def controls(
+        self, n: int, progress: Progress, depth: int | None = None
+    ) -> dict[str, dict[str, float]]:
         """What each control scores in the place of n samples, by control and metric."""
         if not len(self.train):
             return {}
-        flat = self._kept("controls", n, progress, lambda: self._measure_controls(n, progress))
+        deep = depth or n
+        flat = self._kept(
+            "controls", n, deep, progress, lambda: self._measure_controls(n, deep, progress)
+        )
         found: dict[str, dict[str, float]] = {name: {} for name in CONTROLS}
         for key, value in flat.items():
             control, _, metric = key.partition("/")
@@ -125,10 +139,15 @@ class Reference:
         return found
 
     def _kept(
-        self, what: str, n: int, progress: Progress, make: Callable[[], dict[str, float]]
+        self,
+        what: str,
+        n: int,
+        depth: int,
+        progress: Progress,
+        make: Callable[[], dict[str, float]],
     ) -> dict[str, float]:
         key = f"{self.dataset.fingerprint[:32]}-{self.extractor.info.hash[:16]}"
-        path = self.folder / "references" / f"{key}-{what}-n{n}-v{VERSION}.json"
+        path = self.folder / "references" / f"{key}-{what}-n{n}-p{depth}-v{VERSION}.json"
         kept = (str(path), n)
         if kept not in _yardsticks:
             task = "real-data floors" if what == "floor" else "controls"
@@ -137,12 +156,12 @@ class Reference:
             progress.update(task, 1.0)
         return _yardsticks[kept]
 
-    def _measure_floors(self, n: int) -> dict[str, float]:
+    def _measure_floors(self, n: int, depth: int) -> dict[str, float]:
         found: dict[str, float] = {}
         kinds: tuple[Floor, ...] = ("features", "pixels", "memory", "held-out")
         for kind in kinds:
             names = [info.name for info in METRICS.values() if info.floor == kind]
-            rows = [values(measure_all(view, names)) for view in self.floor_views(kind, n)]
+            rows = [values(measure_all(view, names)) for view in self.floor_views(kind, n, depth)]
             for name in names:
                 known = [row[name] for row in rows if name in row]
                 if known:
@@ -151,17 +170,17 @@ class Reference:
                     found[name] = float(np.mean(known)) * (n / side) ** order
         return found
 
-    def _measure_controls(self, n: int, progress: Progress) -> dict[str, float]:
+    def _measure_controls(self, n: int, depth: int, progress: Progress) -> dict[str, float]:
         flat = {}
         material = open_material(self.dataset, self.train)
-        for number, (name, raw, labels) in enumerate(control_items(material, n)):
+        for number, (name, raw, labels) in enumerate(control_items(material, depth)):
             progress.update("controls", number / len(CONTROLS), name)
             view = self.view(Items(raw, labels, self), n, intervals=False)
             for metric, value in values(measure_all(view)).items():
                 flat[f"{name}/{metric}"] = value
         return flat
 
-    def floor_views(self, kind: Floor, n: int) -> Iterator[View]:
+    def floor_views(self, kind: Floor, n: int, depth: int) -> Iterator[View]:
         """Real items in the samples' place, several times over.
 
         A feature space knows the images that it was fitted on too well: then both sides of
@@ -173,8 +192,9 @@ class Reference:
             return
         side = self._floor_side(kind, n)
         source = self.test if kind == "held-out" else self.train
-        for repeat in range(1 if side == len(source) else REPEATS):
-            pool = source.take(choose(len(source), side, 20 + repeat))
+        many = max(side, min(depth, len(source))) if kind == "held-out" else side
+        for repeat in range(1 if many == len(source) else REPEATS):
+            pool = source.take(choose(len(source), many, 20 + repeat))
             yield self.view(pool, side, stream=repeat, intervals=False)
 
     def _halved(self, n: int, *, all_held_out: bool) -> Iterator[View]:

@@ -195,8 +195,9 @@ def prepare(
     reference = open_reference(dataset, cache_folder(cache), resolve_device(device), progress)
     size = reference.size(n)
     if enough(size):
-        reference.floors(size, progress)
-        reference.controls(size, progress)
+        depth = reference.depth(size, n)
+        reference.floors(size, progress, depth)
+        reference.controls(size, progress, depth)
 
 
 class _Work:
@@ -219,9 +220,10 @@ class _Work:
             )
         self.view = reference.view(pool, n, seed=seed, progress=progress, gathered=seen)
         self.enough = enough(n)
-        self.floors = reference.floors(n, progress) if self.enough else {}
+        depth = reference.depth(n, len(subject))
+        self.floors = reference.floors(n, progress, depth) if self.enough else {}
         self.controls: Mapping[str, Mapping[str, float]] = (
-            reference.controls(n, progress) if self.enough else {}
+            reference.controls(n, progress, depth) if self.enough else {}
         )
 
     def scores(self) -> list[Score]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from genzoo.evaluation.shards import Gathered
 
 T = TypeVar("T")
+SEARCHED = 10_000
 
 
 class Spaces(Protocol):
@@ -120,6 +121,11 @@ class View:
     calibrated: dict[str, Any] = field(default_factory=dict)
     reference: tuple[Items, Items] | None = None
     gathered: Gathered | None = None
+
+    @cached_property
+    def some(self) -> Items:
+        """The pool as far as a search for neighbours among all real items can afford."""
+        return self.pool.first(SEARCHED)
 
     @property
     def n(self) -> int:

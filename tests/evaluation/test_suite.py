@@ -350,7 +350,7 @@ def test_floor_and_score_are_one_measurement(digits: Dataset) -> None:
     """
     known = reference.open_reference(digits, cache_folder(), torch.device("cpu"), Silent())
     floors = known.floors(797, Silent())
-    view = next(known.floor_views("held-out", 797))
+    view = next(known.floor_views("held-out", 797, 797))
     assert torch.equal(view.samples.raw.flatten(1).sum(0), known.test.raw.flatten(1).sum(0))
     scored = {k: a.value for k, a in measure_all(view).items() if isinstance(a, Measured)}
     for name in ("vendi", "inception_score", "class_histogram_tv"):
