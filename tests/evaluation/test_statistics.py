@@ -10,10 +10,14 @@ import pytest
 
 from genzoo.errors import InputError
 from genzoo.evaluation.statistics import (
+    Spread,
     block_jackknife,
+    distance_interval,
     holm,
     mean_interval,
     paired_difference,
+    ranks,
+    score_interval,
     wilson,
 )
 
@@ -102,3 +106,61 @@ def test_no_torch_is_imported() -> None:
         "genzoo.evaluation.result; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_score_interval_solves_its_equation() -> None:
+    """At either end (value - E)² = z² (V + s (E - value)); without slopes it is value ± z √V.
+
+    Fails with: slopes exchanged, or the variance taken at the value.
+    """
+    z = 1.959964
+    low, high = score_interval(3.0, 0.5, (0.4, 0.9))
+    for end, slope in ((low, 0.4), (high, 0.9)):
+        assert (3 - end) ** 2 == pytest.approx(z**2 * (0.5 + slope * (end - 3)), rel=1e-6)
+    assert low < 3 < high
+    assert score_interval(3.0, 0.25, (0.0, 0.0)) == pytest.approx((3 - z / 2, 3 + z / 2), rel=1e-6)
+
+
+def test_spread_of_a_degenerate_statistic() -> None:
+    """The second order comes off once; half of the first remains at least.
+
+    Fails with: the second order taken off twice, or errors that do not add up.
+    """
+    spread = Spread(samples=3.0, reference=1.0, second=1.0)
+    assert spread.variance == 3.0 and spread.degeneracy == 0.5
+    assert spread.sampling_error == pytest.approx((3 * 3 / 4) ** 0.5)
+    assert spread.sampling_error**2 + spread.reference_error**2 == pytest.approx(3.0)
+    assert Spread(3.0, 1.0, second=9.0).variance == 2.0
+    nothing = Spread(0.0, 0.0)
+    assert nothing.variance == nothing.sampling_error == nothing.degeneracy == 0.0
+
+
+@pytest.mark.parametrize("far", [0.0, 0.3, 3.0])
+def test_distance_intervals_of_squared_means(far: float) -> None:
+    """|x̄|² in four dimensions, 2,000 times: from a pure sum over pairs (0) to a mean (3).
+
+    The spread is known in closed form. Fails with: second = 0 (over 98.5 % at 0), or 2 √V.
+    """
+    random, n, d = np.random.default_rng(0), 50, 4
+    found = []
+    for _ in range(2000):
+        x = random.normal(size=(n, d)) + np.eye(d)[0] * far
+        mean, covariance = x.mean(0), np.cov(x.T)
+        first = 4 * mean @ covariance @ mean / n
+        second = 2 * float(np.sum(covariance**2)) / n**2
+        spread = Spread(float(first), 0.0, second, float(np.trace(covariance)) / n)
+        found.append((float(mean @ mean), *distance_interval(float(mean @ mean), spread)))
+    values, low, high = np.array(found).T
+    inside = float(np.mean((low <= values.mean()) & (values.mean() <= high)))
+    assert 0.93 <= inside <= 0.97
+
+
+def test_ranks_are_shared_where_nothing_is_shown() -> None:
+    """a and b are apart by noise, c is far behind both; with one seed all are first.
+
+    Fails with: means ranked, better and worse exchanged, pairs not corrected.
+    """
+    a, b = [1.0, 1.2, 0.9, 1.1, 1.05], [1.1, 1.0, 1.05, 1.0, 1.0]
+    assert ranks({"a": a, "b": b, "c": [v + 5 for v in a]}) == {"a": 1, "b": 1, "c": 3}
+    assert ranks({"a": [1.0], "b": [2.0]}) == {"a": 1, "b": 1}
+    assert ranks({}) == {} and ranks({"a": [1.0, 2.0]}) == {"a": 1}
