@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Better = Literal["lower", "higher", "0.5", "0", "1", "none"]
+TARGETS = frozenset({"0", "0.5", "1"})
+"""Directions of metrics that are good near a number rather than high or low."""
 Group = Literal["fidelity", "diversity", "modes", "memorization", "likelihood", "cost"]
 Space = Literal["features", "pixels", "none"]
 Floor = Literal["features", "pixels", "memory", "held-out", "none"]
@@ -524,3 +526,14 @@ METRICS: Mapping[str, MetricInfo] = {
     info.name: info
     for info in (*_FIDELITY, *_DIVERSITY, *_MODES, *_MEMORIZATION, *_LIKELIHOOD, *_COST)
 }
+
+
+def distance(better: str, value: float) -> float:
+    """How far from good a value is; smaller is better for every metric.
+
+    >>> distance("0.5", 0.75), distance("higher", 3.0)
+    (0.25, -3.0)
+    """
+    if better in TARGETS:
+        return abs(value - float(better))
+    return -value if better == "higher" else value

@@ -7,8 +7,8 @@ metric and the Fréchet distance mistake for a fault of the model; disjoint bloc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -96,6 +96,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = running
     return adjusted
+
+
+def ranks(distances: Mapping[str, Sequence[float]]) -> dict[str, int]:
+    """Rank of each model, the same where no difference is shown.
+
+    A model's rank is one more than the number of models that are shown to be better: paired
+    tests of all pairs, corrected together (Holm). One seed shows nothing: all are first.
+
+    Args:
+        distances: how far from good each model is, one value a shared seed, all in the same
+            order of seeds.
+
+    Raises:
+        InputError: the models have different numbers of seeds.
+    """
+    pairs = list(combinations(distances, 2))
+    found = [paired_difference(distances[a], distances[b]) for a, b in pairs]
+    corrected = holm([1.0 if f.p_value is None else f.p_value for f in found])
+    rank = dict.fromkeys(distances, 1)
+    for (a, b), difference, p_value in zip(pairs, found, corrected, strict=True):
+        if p_value <= 1 - LEVEL + 1e-12:
+            rank[b if difference.mean < 0 else a] += 1
+    return rank
 
 
 def wilson(share: float, n: float, level: float = LEVEL, degrees: float = math.inf) -> Interval:

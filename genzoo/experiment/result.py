@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from genzoo.errors import PartialFailure
-from genzoo.evaluation.catalogue import METRICS
-from genzoo.evaluation.statistics import mean_interval
+from genzoo.evaluation.catalogue import METRICS, distance
+from genzoo.evaluation.statistics import mean_interval, ranks
 from genzoo.runs import SCHEMA, open_run
 
 _SHOWN = (
@@ -46,12 +46,14 @@ class Comparison:
         """For each model its mean over seeds and 95 % interval of every metric that has a value.
 
         Returns:
-            ``{"model", "seeds", "failed", "metrics": {name: {"mean", "low", "high", "floor"}}}``.
+            ``{"model", "seeds", "failed", "metrics": {name: {"mean", "low", "high", "floor",
+            "rank"}}}``; models share a rank where no difference is shown, and have none where
+            their seeds differ in number.
         """
         grouped: dict[str, list[Path]] = {}
         for path in self.runs:
             grouped.setdefault(path.name.rpartition("-s")[0], []).append(path)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name, paths in grouped.items():
             scores = [self._metrics(path) for path in paths if path.name not in self.failed]
             found = {
@@ -61,6 +63,8 @@ class Comparison:
             }
             failures = sum(path.name in self.failed for path in paths)
             rows.append({"model": name, "seeds": len(scores), "failed": failures, "metrics": found})
+        for metric in METRICS:
+            _rank(metric, [row["metrics"][metric] for row in rows if metric in row["metrics"]])
         return rows
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -120,11 +124,27 @@ class ComparisonFailed(PartialFailure):
         self.comparison = comparison
 
 
-def _mean(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    mean, low, high = mean_interval([m["value"] for m in metrics])
+def _rank(name: str, found: Sequence[dict[str, Any]]) -> None:
+    """Write into each summary its rank among those with the most seeds."""
+    better = METRICS[name].better
+    values = [metric.pop("values") for metric in found]
+    most = max(map(len, values), default=0)
+    told = {
+        str(i): [distance(better, v) for v in several]
+        for i, several in enumerate(values)
+        if len(several) == most and better != "none"
+    }
+    rank = ranks(told)
+    for i, metric in enumerate(found):
+        metric["rank"] = rank.get(str(i))
+
+
+def _mean(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    values = [m["value"] for m in metrics]
+    mean, low, high = mean_interval(values)
     floors = [m["floor"] for m in metrics if m["floor"] is not None]
     floor = sum(floors) / len(floors) if floors else None
-    return {"mean": mean, "low": low, "high": high, "floor": floor}
+    return {"mean": mean, "low": low, "high": high, "floor": floor, "values": values}
 
 
 def _shown(metric: Mapping[str, float | None] | None) -> str:

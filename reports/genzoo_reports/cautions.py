@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from genzoo.evaluation.catalogue import METRICS
-from genzoo_reports.claims import distance
+from genzoo.evaluation.catalogue import METRICS, distance
 from genzoo_reports.tables import Table, failures
 from genzoo_reports.wording import join, title
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from genzoo.evaluation.catalogue import METRICS
+from genzoo.evaluation.catalogue import METRICS, TARGETS, distance
 from genzoo.evaluation.statistics import holm, paired_difference
 from genzoo_reports.groups import Model, Summary
 
@@ -84,17 +84,6 @@ def check_claims(contenders: Sequence[Model], names: Sequence[str]) -> dict[str,
     }
 
 
-def distance(better: str, value: float) -> float:
-    """How far from good a value is; smaller is better for every metric.
-
-    >>> distance("0.5", 0.75), distance("higher", 3.0)
-    (0.25, -3.0)
-    """
-    if better == "0.5":
-        return abs(value - 0.5)
-    return -value if better == "higher" else value
-
-
 def eligible(name: str, contenders: Sequence[Model]) -> list[Model]:
     """Contenders that may win a metric, best first.
 
@@ -161,7 +150,7 @@ def _pair(
     def scaled(value: float) -> float:
         if ratio:
             return math.log(value)
-        return value if raw and leader.better != "0.5" else distance(leader.better, value)
+        return value if raw and leader.better not in TARGETS else distance(leader.better, value)
 
     plain = scaled(leader.mean or 0.0) - scaled(other.mean or 0.0)
     if not shared:

@@ -24,7 +24,7 @@ from genzoo.samples import SampleSet
 MAX_TEXT = 2_000
 """Longer texts from a run are cut: a reason needs a line, not a book."""
 MAX_JSON_BYTES = 16 * 2**20
-_BETTER = ("lower", "higher", "0.5", "none")
+_BETTER = ("lower", "higher", "0", "0.5", "1", "none")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Metric:
     features: Mapping[str, Any] | None = None
     likelihood: str | None = None
     reason: str | None = None
+    caution: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def read_metric(name: str, raw: object) -> Metric:
         features=features if isinstance(features, Mapping) else None,
         likelihood=text(entry.get("likelihood"), 40) or None,
         reason=reason,
+        caution=text(entry.get("caution"), 300) or None,
     )
 
 

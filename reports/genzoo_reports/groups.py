@@ -36,6 +36,7 @@ class Summary:
         by_seed: the values.
         floor: what real held-out data score, averaged over runs.
         within: (low, high) over the sampling of the only run, where its evaluation states it.
+        caution: why the numbers deserve doubt, where an evaluation says so.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Summary:
     likelihood: str | None
     reason: str | None
     within: tuple[float, float] | None = None
+    caution: str | None = None
 
     @property
     def half_width(self) -> float | None:
@@ -190,6 +192,7 @@ def summarize(name: str, runs: Sequence[RunView]) -> Summary:
         within=(only.low, only.high)
         if only and only.low is not None and only.high is not None
         else None,
+        caution=next((metric.caution for _, metric in whole if metric.caution), None),
     )
 
 

@@ -14,11 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from genzoo.errors import InputError
-from genzoo.evaluation.catalogue import METRICS
+from genzoo.evaluation.catalogue import METRICS, TARGETS, distance
 from genzoo.runs import Run, write_bytes
 from genzoo_reports import figures, forms, method
 from genzoo_reports.cautions import cautions
-from genzoo_reports.claims import RATIOS, distance
+from genzoo_reports.claims import RATIOS
 from genzoo_reports.collect import collect, text
 from genzoo_reports.figures import GLYPHS, SERIES
 from genzoo_reports.groups import Model, with_spread
@@ -117,6 +117,7 @@ def page(table: Table, heading: str, told: Sequence[Verdict], notes: Sequence[st
         columns=_columns(table),
         rows=[_row(table, model) for model in table.contenders],
         controls=[_row(table, model) for model in table.controls],
+        yardsticks=_yardsticks(table),
         absent=_absent(table),
         gallery=pictures,
         sections=_sections(pictures, curves, quality),
@@ -213,8 +214,8 @@ def _card(table: Table, verdict: Verdict) -> Card:
     better = METRICS[name].better
     models.sort(key=lambda model: distance(better, model.value(name) or 0.0))
     mark, mark_name = table.floors.get(name), "real data"
-    if mark is None and METRICS[name].better == "0.5":
-        mark, mark_name = 0.5, "perfect"
+    if mark is None and better in TARGETS:
+        mark, mark_name = float(better), "perfect"
     low, high, log = _scale(name, models, mark)
 
     def place(value: float) -> float:
@@ -320,9 +321,13 @@ def _row(table: Table, model: Model) -> tuple[Model, list[Cell]]:
         order = "" if summary.mean is None else repr(distance(summary.better, summary.mean))
         if summary.likelihood:
             note = f"{summary.likelihood}; {note}"
+        if summary.caution:
+            note = f"{note}; {summary.caution}"
         cells.append(
             Cell(
-                mean=mean if summary.mean is not None else _short(summary.reason),
+                mean=f"{mean}{'*' if summary.caution else ''}"
+                if summary.mean is not None
+                else _short(summary.reason),
                 spread=spread,
                 order=order,
                 best=claim is not None and claim.supported and claim.leader == model.label,
@@ -331,6 +336,14 @@ def _row(table: Table, model: Model) -> tuple[Model, list[Cell]]:
             )
         )
     return model, cells
+
+
+def _yardsticks(table: Table) -> list[tuple[str, list[str]]]:
+    """Rows of the evaluation's own controls."""
+    return [
+        (name, [digits(values[m], m) if m in values else "–" for m in table.metrics])
+        for name, values in table.yardsticks.items()
+    ]
 
 
 def _short(reason: str | None) -> str:

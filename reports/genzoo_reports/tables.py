@@ -10,7 +10,7 @@ from typing import Any
 
 from genzoo.evaluation.catalogue import METRICS
 from genzoo_reports.claims import TESTED, Claim, check_claims
-from genzoo_reports.collect import Collection, RunView, collect, text
+from genzoo_reports.collect import Collection, RunView, collect, mapping, number, text
 from genzoo_reports.groups import Model, group, with_spread
 from genzoo_reports.wording import arrow, digits, title
 
@@ -26,6 +26,8 @@ class Table:
         floors: what real held-out data score.
         claims: by metric.
         incomparable: why a metric must not be ranked, by metric.
+        yardsticks: what the evaluation's own controls score, by control and metric; those that
+            stand among `controls` as runs are left out.
     """
 
     collection: Collection
@@ -35,6 +37,7 @@ class Table:
     floors: Mapping[str, float]
     claims: Mapping[str, Claim]
     incomparable: Mapping[str, str]
+    yardsticks: Mapping[str, Mapping[str, float]]
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -63,7 +66,25 @@ def build_table(collection: Collection, *, controls: bool = True) -> Table:
         floors=_floors(models, names),
         claims=check_claims(contenders, ranked),
         incomparable=incomparable,
+        yardsticks=_yardsticks(models) if controls else {},
     )
+
+
+def _yardsticks(models: Sequence[Model]) -> dict[str, dict[str, float]]:
+    """Means over the runs, which differ only where runs are of different numbers of samples."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in (run for model in models for run in model.whole):
+        for control, values in mapping(run.scores.get("controls")).items():
+            for name, value in mapping(values).items():
+                known = number(value)
+                if known is not None and name in METRICS:
+                    found.setdefault(text(control, 40), {}).setdefault(name, []).append(known)
+    shown = {model.runs[0].model for model in models}
+    return {
+        control: {name: math.fsum(several) / len(several) for name, several in values.items()}
+        for control, values in found.items()
+        if control not in shown
+    }
 
 
 def _floors(models: Sequence[Model], names: Sequence[str]) -> dict[str, float]:

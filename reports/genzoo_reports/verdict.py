@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from genzoo.evaluation.catalogue import METRICS
-from genzoo_reports.claims import RATIOS, Claim, distance, eligible, equal_cost
+from genzoo.evaluation.catalogue import METRICS, distance
+from genzoo_reports.claims import RATIOS, Claim, eligible, equal_cost
 from genzoo_reports.groups import LEAK_SHARE, Model
 from genzoo_reports.tables import Table
 from genzoo_reports.wording import NOT_EVALUATED, arrow, compact, digits, join, percent, title

@@ -19,7 +19,7 @@ def digits(value: float, metric: str = "") -> str:
     """
     if metric == "parameters":
         return compact(value)
-    if metric in ("nfe", "duplicates") and value == round(value):
+    if metric in ("nfe", "duplicates", "test_duplicates") and value == round(value):
         return f"{value:,.0f}"
     size = abs(value)
     if size >= 1e7 or 0 < size < 5e-4:
@@ -58,7 +58,8 @@ def title(name: str) -> str:
 def arrow(name: str) -> str:
     """Which way is good."""
     better = METRICS[name].better if name in METRICS else "none"
-    return {"lower": "↓", "higher": "↑", "0.5": "→ ½"}.get(better, "")
+    toward = {"0": "→ 0", "0.5": "→ ½", "1": "→ 1"}
+    return {"lower": "↓", "higher": "↑", **toward}.get(better, "")
 
 
 def short_model(name: str) -> str:
