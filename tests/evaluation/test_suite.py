@@ -303,6 +303,7 @@ class TestPoints:
         assert score.floor == pytest.approx(truth, abs=4 / 1000**0.5)
 
 
+@pytest.mark.slow
 def test_stacked_digits_count_their_modes() -> None:
     """Training triples. Fails with: digits counted for triples, a floor at another N."""
     data = open_dataset("stacked-digits")
