@@ -184,6 +184,23 @@ def test_constant_samples_are_scored(digits: Dataset) -> None:
     json.dumps(result.to_dict(), allow_nan=False)
 
 
+def test_what_deserves_doubt_is_marked(digits: Dataset, copies: SampleSet) -> None:
+    """Fewer samples than dimensions, a class that is missing: values with a caution.
+
+    Fails with: a silent number, a refusal of what can be said.
+    """
+    assert copies.images is not None and copies.labels is not None
+    kept = np.flatnonzero(copies.labels != 3)[:60]
+    few = SampleSet(images=copies.images[kept], labels=copies.labels[kept])
+    found = evaluate(few, digits).metrics
+    assert "60 items in 64 dimensions" in (found["fd"].caution or "")
+    assert "too few to extrapolate" in (found["fd_infinity"].reason or "")
+    assert found["cas"].value is not None and "3" in (found["cas"].caution or "")
+    assert found["class_coverage"].value is not None and found["class_coverage"].value <= 9
+    for score in found.values():
+        assert score.value is None or np.isfinite(score.value)
+
+
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
