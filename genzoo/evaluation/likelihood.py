@@ -21,7 +21,7 @@ from genzoo.types import DataSpec
 
 # An ODE is solved for an estimate, dozens of network evaluations an item and label: too slow
 # for many images. Points have small networks.
-ITEMS = {"exact": 1000, "bound": 1000, "estimate": 100}
+ITEMS = {"exact": 1000, "bound": 400, "estimate": 100}
 POINTS = 1000
 # One item in so many is measured again with other noise, to tell noise from items.
 REPEAT_EVERY = 4
