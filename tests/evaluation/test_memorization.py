@@ -692,7 +692,10 @@ def test_bad_input_is_refused_or_answered(case: str) -> None:
 def test_unknown_training_data_are_refused() -> None:
     """Fails with: an empty reference that scores 0."""
     view = replace(view_of(TEST.raw[:100]), train=TRAIN.first(0))
-    for measure in (memorization.neighbours, memorization.duplicates, memorization.nearest_panel):
+    found = memorization.duplicates(view)
+    assert isinstance(found["duplicates"], Refused)
+    assert isinstance(found["test_duplicates"], Measured)
+    for measure in (memorization.neighbours, memorization.nearest_panel):
         with pytest.raises(Refused, match="training data are not known"):
             measure(view)
 
