@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from genzoo.errors import InputError, unknown
@@ -152,9 +153,7 @@ def load_class(name: str) -> type[GenerativeModel]:
     entry = resolve(name)
     where, _, attribute = entry.target.rpartition(":")
     try:
-        module = (
-            _import_file(Path(where)) if is_file_model(name) else importlib.import_module(where)
-        )
+        module = import_file(Path(where)) if is_file_model(name) else importlib.import_module(where)
     except Exception as error:
         if not is_file_model(name):
             raise
@@ -273,11 +272,17 @@ def _convert(value: Any, kind: Any, shown: str) -> Any:
     return value
 
 
-def _import_file(path: Path) -> Any:
+def import_file(path: Path) -> ModuleType:
+    """Execute a file of the user's as a module of its own.
+
+    Args:
+        path: of an existing ``.py`` file that the user named.
+    """
     name = f"genzoo_file_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # Code that the file pickles or inspects must find its module.
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module

@@ -292,7 +292,7 @@ _DIVERSITY = (
         "estimated size of what a model can make, from how often two samples are near copies",
         "Arora and Zhang 2018, arXiv:1706.08224",
         "diversity",
-        "modes:birthday",
+        "birthday:birthday",
         "pixels",
         "held-out",
     ),

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +29,7 @@ from genzoo.errors import InputError, unknown
 from genzoo.evaluation.features import Extractor, Features, Request, content_hash
 from genzoo.evaluation.result import FeatureInfo
 from genzoo.files import file_sha256
+from genzoo.registry import import_file
 
 PROBES = 4
 
@@ -121,24 +120,13 @@ def _import(where: str, name: str) -> ModuleType:
         if is_file:
             if not Path(where).expanduser().is_file():
                 raise InputError(f"features '{name}': there is no file '{where}'")
-            return _import_file(Path(where).expanduser())
+            return import_file(Path(where).expanduser())
         return importlib.import_module(where)
     except InputError:
         raise
     except Exception as error:  # whatever the user's code does, one line tells of it
         hint = "" if is_file else "; a class in a file is FILE.py:Class"
         raise InputError(f"features '{name}' cannot be imported: {error!r}{hint}") from error
-
-
-def _import_file(path: Path) -> ModuleType:
-    name = f"genzoo_features_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Code that the class pickles or inspects must find its module.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _hash(called: Any, module: ModuleType) -> str:
