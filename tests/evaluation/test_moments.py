@@ -114,6 +114,16 @@ def test_both_routes_agree_without_enough_items() -> None:
     assert frechet_of_features(x, y) == pytest.approx(of_moments, rel=1e-7)
 
 
+def test_zero_eigenvalues_count_nothing() -> None:
+    """A regular covariance and a singular one, either way round, 180 eigenvalues being zero.
+
+    Fails with: what rounding leaves of them counted, whose roots are large (1e-7 in all).
+    """
+    many, few = Moments.of(gaussian(400, 200, 0)), Moments.of(gaussian(20, 200, 1))
+    one, other = frechet_of_moments(many, few), frechet_of_moments(few, many)
+    assert one == pytest.approx(other, rel=1e-11)
+
+
 def test_few_items_form_no_covariance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails with: a d × d matrix where both sides have fewer items than dimensions."""
     monkeypatch.setattr(moments, "_factor", None)
@@ -304,3 +314,29 @@ def test_errors_of_both_sides_are_kept_apart() -> None:
     assert spread.sampling_error > 3 * spread.reference_error
     both = spread.sampling_error**2 + spread.reference_error**2
     assert both == pytest.approx(spread.variance)
+
+
+def test_spread_knows_no_favourite_side() -> None:
+    """Fails with: the sign of the mean's term in the influence of one side."""
+    x, y = skewed(80, 4, 0) + 0.5, skewed(120, 4, 1)
+    one, other = frechet_spread(x, y), frechet_spread(y, x)
+    assert one.samples == pytest.approx(other.reference, rel=1e-6)
+    assert one.reference == pytest.approx(other.samples, rel=1e-6)
+    assert one.second == pytest.approx(other.second, rel=1e-6)
+    assert one.slope == pytest.approx(other.slope, rel=1e-6)
+
+
+def test_spread_between_equal_gaussians() -> None:
+    """Closed forms for N(0, I_d): bias s (d + d(d+1)/4), second order 2 s² (d + d(d+1)/8).
+
+    With s = 1/N + 1/M. The estimated first order is twice the second. The mean of 20 is good to
+    a few percent. Fails with: ½ missing in the kernel, the second order forgotten.
+    """
+    n, m, d = 1000, 1500, 6
+    s = 1 / n + 1 / m
+    spreads = [frechet_spread(gaussian(n, d, 2 * i), gaussian(m, d, 2 * i + 1)) for i in range(20)]
+    second = sum(spread.second for spread in spreads) / 20
+    bias = sum(spread.bias for spread in spreads) / 20
+    assert bias == pytest.approx(s * (d + d * (d + 1) / 4), rel=0.05)
+    assert second == pytest.approx(2 * s**2 * (d + d * (d + 1) / 8), rel=0.08)
+    assert sum(spread.first for spread in spreads) / 20 == pytest.approx(2 * second, rel=0.3)
