@@ -38,25 +38,24 @@ class Neighbours(NamedTuple):
     row: Tensor
 
 
-def squared_distances(a: Tensor, b: Tensor, norms: Tensor | None = None) -> Tensor:
-    """Squared Euclidean distances, (N, D) and (M, D) -> (N, M); exact for small integers.
-
-    Args:
-        a: (N, D).
-        b: (M, D).
-        norms: squared norms of `b`, where they are known.
-    """
-    norms = b.square().sum(1) if norms is None else norms
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distances, (N, D) and (M, D) -> (N, M); exact for small integers."""
+    norms = b.square().sum(1)
     return (a.square().sum(1)[:, None] + norms).addmm_(a, b.T, alpha=-2).clamp_(min=0)
 
 
 def distance_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of `a` a block at a time, with their squared distances to all of `b`."""
+    """Rows of `a` a block at a time, with their squared distances to all of `b`.
+
+    All blocks share one piece of memory: what is to last must be copied before the next one.
+    """
     rows = max(1, BLOCK_NUMBERS // max(1, len(b)))
     norms = b.square().sum(1)
+    room = torch.empty(min(rows, len(a)), len(b), dtype=a.dtype, device=a.device)
     for start in range(0, len(a), rows):
         part = a[start : start + rows]
-        yield slice(start, start + len(part)), squared_distances(part, b, norms)
+        d = torch.addmm(norms, part, b.T, alpha=-2, out=room[: len(part)])
+        yield slice(start, start + len(part)), d.add_(part.square().sum(1)[:, None]).clamp_(min=0)
 
 
 def nearest(query: Tensor, reference: Tensor, *, own: bool = False) -> Neighbours:

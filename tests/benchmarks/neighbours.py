@@ -53,9 +53,10 @@ def prepare(tool: str):  # type: ignore[no-untyped-def]
 
         # Its one k serves all four values.
         return lambda a, b: list(compute_prdc(b.numpy(), a.numpy(), 5).values())
-    from torch_fidelity.metric_prc import prc_features_to_metric
+    from genzoo import compat
 
-    import genzoo  # noqa: F401  (makes torchvision importable beside a CPU torch)
+    compat.install()  # makes torchvision importable beside a CPU torch
+    from torch_fidelity.metric_prc import prc_features_to_metric
 
     size = 2000 if tool.endswith("parts") else 10**6
     return lambda a, b: list(
@@ -75,7 +76,7 @@ def in_process(tool: str, n: int) -> dict[str, object]:
     )
     if done.returncode:
         return {"seconds": float("nan"), "mb": float("nan"), "values": done.stderr[-200:]}
-    answer: dict[str, object] = json.loads(done.stdout)
+    answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])  # prdc prints
     return answer
 
 
