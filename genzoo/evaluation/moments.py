@@ -132,8 +132,8 @@ def frechet_of_moments(a: Moments, b: Moments) -> float:
     first, second = a.covariance, b.covariance
     apart, traces = a.mean - b.mean, first.trace() + second.trace()
     _check_finite(apart, traces)
-    lower, failed = torch.linalg.cholesky_ex(first)
-    if int(failed):
+    lower = _cholesky(first)
+    if lower is None:
         factor = _factor(first)
         product = factor @ second @ factor.T
     else:
@@ -352,12 +352,34 @@ def _of_part(x: Tensor) -> Moments:
 
 
 def _gram(x: Tensor) -> Tensor:
-    """xᵀx of (N, d)."""
-    if x.device.type == "cpu":
-        # NumPy sees that the result is symmetric and does half of the multiplications.
-        array = x.numpy()
-        return torch.from_numpy(array.T @ array)
-    return x.T @ x
+    """xᵀx of (N, d), of which half is mirrored."""
+    d = x.shape[1]
+    product = x.new_empty(d, d)
+    for j in range(0, d, BLOCK):
+        part = x[:, j:].T @ x[:, j : j + BLOCK]
+        product[j:, j : j + BLOCK] = part
+        product[j : j + BLOCK, j:] = part.T
+    return product
+
+
+def _cholesky(matrix: Tensor) -> Tensor | None:
+    """Lower factor of a symmetric matrix (d, d), or None where it is singular.
+
+    Column blocks are updated by products of matrices: on a CPU twice as fast as the library's own
+    factorization, which does the blocks on the diagonal.
+    """
+    lower = matrix.tril()
+    for j in range(0, len(matrix), BLOCK):
+        k = j + BLOCK
+        lower[j:, j:k] -= lower[j:, :j] @ lower[j:k, :j].T
+        corner, failed = torch.linalg.cholesky_ex(lower[j:k, j:k])
+        if int(failed):
+            return None
+        lower[j:k, j:k] = corner
+        lower[k:, j:k] = torch.linalg.solve_triangular(
+            corner.T, lower[k:, j:k], upper=True, left=False
+        )
+    return lower
 
 
 def _between_factors(lower: Tensor, matrix: Tensor) -> Tensor:
@@ -381,10 +403,9 @@ def _apply_covariance(x: Tensor, right: Tensor) -> Tensor:
 
 def _factor(covariance: Tensor) -> Tensor:
     """A with AᵀA = Σ, (r, d): by Cholesky, or by eigenvectors where Σ is singular."""
-    lower, failed = torch.linalg.cholesky_ex(covariance)
-    if not int(failed):
-        upper: Tensor = lower.T
-        return upper
+    lower = _cholesky(covariance)
+    if lower is not None:
+        return lower.T
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > _negligible(values)
     if not bool(kept.any()):

@@ -87,17 +87,38 @@ def test_bias_between_equal_laws() -> None:
 
 @pytest.mark.parametrize(
     ("n", "m", "d"),
-    [(500, 700, 32), (90, 60, 100), (60, 300, 100), (300, 60, 100), (101, 101, 100)],
+    [
+        (500, 700, 32),
+        (90, 60, 100),
+        (60, 300, 100),
+        (300, 60, 100),
+        (101, 101, 100),
+        (700, 800, 600),
+    ],
 )
 def test_parity(n: int, m: int, d: int) -> None:
     """As torch-fidelity has it, with more and with fewer items than dimensions.
 
-    Its complex square roots are good to 1e-6 where the covariances are singular.
-    Fails with: covariances over n, the nuclear norm over √(nm), sides taken for each other.
+    Its complex square roots are good to 1e-6 where the covariances are singular. 600 dimensions
+    are two blocks and a part of one.
+    Fails with: covariances over n, the nuclear norm over √(nm), sides taken for each other, a
+    block of the Cholesky factor that lacks what the earlier ones take off it.
     """
     x, y = skewed(n, d, 1) * 1.3, gaussian(m, d, 2, 0.1)
     assert frechet_of_features(x, y) == pytest.approx(by_torch_fidelity(x, y), rel=1e-6)
     assert frechet_of_features(x, y) == pytest.approx(frechet_of_features(y, x), rel=1e-9)
+
+
+def test_cholesky_in_blocks() -> None:
+    """The library's factor, in two blocks and a part of one; none of a singular matrix.
+
+    Fails with: a block solved for on the wrong side, which only the fall-back would mend.
+    """
+    covariance = Moments.of(skewed(700, 600, 1)).covariance
+    found = moments._cholesky(covariance)
+    assert found is not None
+    torch.testing.assert_close(found, torch.linalg.cholesky(covariance), rtol=1e-12, atol=1e-14)
+    assert moments._cholesky(Moments.of(skewed(500, 600, 1)).covariance) is None
 
 
 @pytest.mark.slow
