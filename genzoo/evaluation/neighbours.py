@@ -66,14 +66,13 @@ def nearest(query: Tensor, reference: Tensor, *, own: bool = False) -> Neighbour
         reference: (M, D).
         own: query i *is* reference item i and must not find itself.
     """
-    distances, indices = [], []
+    distance = query.new_empty(len(query))
+    row = torch.empty(len(query), dtype=torch.int64, device=query.device)
     for block, d in distance_blocks(query, reference):
         if own:
             _mask_self(d, block)
-        found = d.min(dim=1)
-        distances.append(found.values)
-        indices.append(found.indices)
-    return Neighbours(torch.cat(distances), torch.cat(indices))
+        distance[block], row[block] = d.min(dim=1)
+    return Neighbours(distance, row)
 
 
 def radii(x: Tensor, *ks: int) -> tuple[Tensor, ...]:
@@ -81,12 +80,11 @@ def radii(x: Tensor, *ks: int) -> tuple[Tensor, ...]:
 
     Where there are fewer others than k, to the farthest one.
     """
-    out = []
     most = min(max(ks), len(x) - 1)
+    found = x.new_empty(len(x), most)
     for block, d in distance_blocks(x, x):
         _mask_self(d, block)
-        out.append(d.topk(most, dim=1, largest=False, sorted=True).values)
-    found = torch.cat(out)
+        found[block] = d.topk(most, dim=1, largest=False, sorted=True).values
     return tuple(found[:, min(k, most) - 1] for k in ks)
 
 
@@ -162,19 +160,19 @@ def find_manifolds(samples: Tensor, real: Tensor) -> Manifolds:
 
 def _cross(samples: Side, real: Side) -> Manifolds:
     """The pass over all pairs. Balls hold few items each, so the pairs inside them are listed."""
-    n, device = len(samples.features), samples.features.device
+    n, m, device = len(samples.features), len(real.features), samples.features.device
     precise = torch.zeros(n, dtype=torch.bool, device=device)
     held = torch.zeros(n, dtype=torch.int64, device=device)
-    recalled, hits = [], []
+    recalled, hits = precise.new_empty(m), held.new_empty(m)
     for block, d in distance_blocks(real.features, samples.features):
         row, column = (d <= real.opened[block, None]).nonzero(as_tuple=True)
         distance = d[row, column]
         precise[column[distance <= real.closed[block][row]]] = True
         inside = distance < real.opened[block][row]
         held += torch.bincount(column[inside], minlength=n)
-        hits.append(torch.bincount(row[inside], minlength=len(d)))
-        recalled.append(d.sub_(samples.closed).amin(1) <= 0)
-    return Manifolds(precise, torch.cat(recalled), held, torch.cat(hits))
+        hits[block] = torch.bincount(row[inside], minlength=len(d))
+        recalled[block] = d.sub_(samples.closed).amin(1) <= 0
+    return Manifolds(precise, recalled, held, hits)
 
 
 def expected_coverage(n_real: int, n_samples: int, k: int = DENSITY_K) -> float:
