@@ -6,8 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from genzoo.data import Dataset
 
 # Before torch is imported: tiny networks are faster on one thread, and results then do not
 # depend on the machine's number of cores.
@@ -27,6 +31,14 @@ def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         del os.environ["GENZOO_CACHE"]
     else:
         os.environ["GENZOO_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """The data that genzoo ships with."""
+    from genzoo.data import open_dataset
+
+    return open_dataset("digits")
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from genzoo.data.dataset import Dataset, Split
 from genzoo.data.ranges import to_display, to_model
-from genzoo.evaluation.cache import remembered
+from genzoo.evaluation.cache import cache_folder, remembered
 from genzoo.evaluation.catalogue import METRICS, Floor
 from genzoo.evaluation.controls import CONTROLS, control_items, open_material
 from genzoo.evaluation.features import Extractor, Features, open_extractor
 from genzoo.evaluation.measurement import MIN_ITEMS, measure_all, values
 from genzoo.evaluation.view import Items, View
 from genzoo.progress import Progress, Silent
+from genzoo.training.device import resolve_device
 
 # Goes into the cache key: raise it whenever a metric, a floor or a control changes.
 VERSION = 3
@@ -245,8 +246,8 @@ def choose(total: int, n: int, stream: int) -> Tensor:
 
 def open_reference(
     dataset: Dataset,
-    folder: Path,
-    device: torch.device,
+    cache: str | Path | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
     *,
     features: str = "auto",
@@ -257,17 +258,18 @@ def open_reference(
 
     Args:
         dataset: the data.
-        folder: of the cache.
+        cache: folder of extractors and floors; ``GENZOO_CACHE`` or ``~/.cache/genzoo``.
         device: where features are computed.
         progress: told of long work.
         features: name of the feature space, see `genzoo.evaluation.features.open_extractor`.
         weights: file of the extractor's weights.
         trust: whether weights of unknown content may be used.
     """
-    key = (dataset.fingerprint, str(folder), str(device), features, str(weights))
+    folder, where = cache_folder(cache), resolve_device(device)
+    key = (dataset.fingerprint, str(folder), str(where), features, str(weights))
     if key not in _references:
         extractor = open_extractor(
-            dataset, folder, device, progress or Silent(), features, weights, trust
+            dataset, folder, where, progress or Silent(), features, weights, trust
         )
         _references[key] = Reference(dataset, extractor, folder)
         if len(_references) > 2:

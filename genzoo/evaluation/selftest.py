@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 from genzoo.data.dataset import Dataset
 from genzoo.errors import InputError, PartialFailure
-from genzoo.evaluation.cache import cache_folder
 from genzoo.evaluation.catalogue import METRICS
 from genzoo.evaluation.controls import CONTROLS, control_items, open_material
 from genzoo.evaluation.measured import Measured
@@ -25,7 +24,6 @@ from genzoo.evaluation.reference import Reference, choose, enough, open_referenc
 from genzoo.evaluation.sources import Source, open_data
 from genzoo.evaluation.view import Items
 from genzoo.progress import Progress, Silent
-from genzoo.training.device import resolve_device
 
 PLANTED = (0.0, 0.05, 0.1, 0.3, 1.0)
 REAL = "real"
@@ -208,15 +206,8 @@ def self_test(
     """
     progress = progress or Silent()
     dataset = open_data(data, train, data_root, size)
-    where = resolve_device(device)
     reference = open_reference(
-        dataset,
-        cache_folder(cache),
-        where,
-        progress,
-        features=features,
-        weights=weights,
-        trust=trust,
+        dataset, cache, device, progress, features=features, weights=weights, trust=trust
     )
     side = reference.size(n)
     if not (enough(side // 2) and len(reference.train)):

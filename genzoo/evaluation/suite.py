@@ -11,7 +11,6 @@ from torch import Tensor
 
 from genzoo.data.dataset import Dataset
 from genzoo.errors import GenzooError, InputError
-from genzoo.evaluation.cache import cache_folder
 from genzoo.evaluation.catalogue import METRICS
 from genzoo.evaluation.classes import class_histogram
 from genzoo.evaluation.cost import cost_scores
@@ -87,13 +86,7 @@ def evaluate(
     dataset = _dataset(source, data, train, data_root, size)
     subject = open_subject(source, dataset)
     reference = open_reference(
-        dataset,
-        cache_folder(cache),
-        where,
-        progress,
-        features=features,
-        weights=weights,
-        trust=trust,
+        dataset, cache, device, progress, features=features, weights=weights, trust=trust
     )
     work = _Work(subject, reference, seed, n or MAX_ITEMS, progress)
     scores = work.scores()
@@ -154,15 +147,8 @@ def gather_samples(
     subject = open_subject(source, dataset)
     if subject.gathered is not None:
         return subject.gathered
-    where = resolve_device(device)
     reference = open_reference(
-        dataset,
-        cache_folder(cache),
-        where,
-        progress,
-        features=features,
-        weights=weights,
-        trust=trust,
+        dataset, cache, device, progress, features=features, weights=weights, trust=trust
     )
     return gather(subject.items, subject.labels, reference.extractor, first=first)
 
@@ -192,7 +178,7 @@ def prepare(
         cache: as in `evaluate`.
     """
     progress = progress or Silent()
-    reference = open_reference(dataset, cache_folder(cache), resolve_device(device), progress)
+    reference = open_reference(dataset, cache, device, progress)
     size = reference.size(n)
     if enough(size):
         depth = reference.depth(size, n)

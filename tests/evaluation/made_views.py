@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genzoo.data.dataset import Dataset, Split, fingerprint
+from genzoo.data.ranges import to_display
 from genzoo.evaluation.features import Features
 from genzoo.evaluation.view import Items, View
 from genzoo.types import DataSpec
@@ -21,6 +22,11 @@ class AsTheyAre:
 
     def pixels(self, items: Tensor) -> Tensor:
         return items.flatten(1).double()
+
+
+def uint8(data: Dataset, split: str = "test") -> Tensor:
+    """All images of a split, (N, C, H, W) of 0 to 255."""
+    return to_display(getattr(data, split).data, data.spec)
 
 
 def made_view(

@@ -13,10 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_views import uint8
 from torch import Tensor, nn
 
 from genzoo.data import Dataset, Split, open_dataset
-from genzoo.data.ranges import to_display
 from genzoo.errors import InputError
 from genzoo.evaluation import extractors
 from genzoo.evaluation.extractors import (
@@ -31,11 +31,6 @@ from genzoo.types import DataSpec
 
 CPU = torch.device("cpu")
 SILENT = Silent()
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return open_dataset("digits")
 
 
 @pytest.fixture
@@ -65,10 +60,6 @@ def without_labels(data: Dataset) -> Dataset:
 def without_train(data: Dataset) -> Dataset:
     labels = None if data.train.labels is None else data.train.labels[:0]
     return replace(data, train=Split(data.train.data[:0], labels), reserved=None)
-
-
-def uint8(data: Dataset, split: str = "test") -> Tensor:
-    return to_display(getattr(data, split).data, data.spec)
 
 
 def fd(a: Tensor, b: Tensor) -> float:

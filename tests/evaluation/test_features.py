@@ -30,11 +30,6 @@ class Notes:
         pass
 
 
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return open_dataset("digits")
-
-
 def unlabelled(data: Dataset) -> Dataset:
     """The same images without labels."""
     return replace(

@@ -6,25 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from made_views import uint8
 
-from genzoo.data import Dataset, open_dataset
-from genzoo.data.ranges import to_display
+from genzoo.data import Dataset
 from genzoo.errors import InputError
 from genzoo.evaluation.features import open_extractor
 from genzoo.progress import Silent
 
 CPU = torch.device("cpu")
 SILENT = Silent()
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return open_dataset("digits")
-
-
-def uint8(data: Dataset) -> Tensor:
-    return to_display(data.test.data, data.spec)
 
 
 OWN = """

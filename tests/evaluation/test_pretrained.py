@@ -11,11 +11,11 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from made_views import uint8
 from torch import Tensor, nn
 
 from genzoo import compat
-from genzoo.data import Dataset, open_dataset
-from genzoo.data.ranges import to_display
+from genzoo.data import Dataset
 from genzoo.errors import InputError, MachineError
 from genzoo.evaluation import extractors
 from genzoo.evaluation.extractors import clip, dinov2, inception, pretrained
@@ -24,15 +24,6 @@ from genzoo.progress import Silent
 
 CPU = torch.device("cpu")
 SILENT = Silent()
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return open_dataset("digits")
-
-
-def uint8(data: Dataset) -> Tensor:
-    return to_display(data.test.data, data.spec)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from genzoo.evaluation import (
     prepare,
     reference,
 )
-from genzoo.evaluation.cache import cache_folder
 from genzoo.evaluation.controls import CONTROLS
 from genzoo.evaluation.measured import Measured
 from genzoo.evaluation.measurement import measure_all
@@ -34,11 +33,6 @@ from genzoo.runs import create_run
 from genzoo.samples import SampleSet
 
 COPIES = 300
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return open_dataset("digits")
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +331,7 @@ def test_stacked_digits_count_their_modes() -> None:
 def test_floors_are_remembered(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepared once, read from memory and from disk. Fails with: a key without N."""
     prepare(digits, 60)
-    known = reference.open_reference(digits, cache_folder(), torch.device("cpu"), Silent())
+    known = reference.open_reference(digits, device="cpu")
     measured, controls = known.floors(60, Silent()), known.controls(60, Silent())
     monkeypatch.setattr(reference.Reference, "_measure_floors", None)
     monkeypatch.setattr(reference.Reference, "_measure_controls", None)
@@ -354,7 +348,7 @@ def test_pixels_are_compared_exactly(digits: Dataset) -> None:
 
     Fails with: pixels divided by 255.
     """
-    known = reference.open_reference(digits, cache_folder(), torch.device("cpu"), Silent())
+    known = reference.open_reference(digits, device="cpu")
     distances = neighbours.squared_distances(known.test.pixels[:100], known.train.pixels)
     assert torch.equal(distances, distances.round())
     whole = known.test.raw[:100, None].long() - known.train.raw[None, :50].long()
@@ -366,7 +360,7 @@ def test_floor_and_score_are_one_measurement(digits: Dataset) -> None:
 
     Fails with: floors measured by other code, sides exchanged, other conventions.
     """
-    known = reference.open_reference(digits, cache_folder(), torch.device("cpu"), Silent())
+    known = reference.open_reference(digits, device="cpu")
     floors = known.floors(797, Silent())
     view = next(known.floor_views("held-out", 797, 797))
     assert torch.equal(view.samples.raw.flatten(1).sum(0), known.test.raw.flatten(1).sum(0))
