@@ -10,6 +10,7 @@ from torch import Tensor
 from genzoo.data.dataset import Dataset, Split, fingerprint
 from genzoo.data.ranges import to_display
 from genzoo.evaluation.features import Features
+from genzoo.evaluation.measured import Measured, Refused
 from genzoo.evaluation.view import Items, View
 from genzoo.types import DataSpec
 
@@ -22,6 +23,14 @@ class AsTheyAre:
 
     def pixels(self, items: Tensor) -> Tensor:
         return items.flatten(1).double()
+
+
+class Stacked(AsTheyAre):
+    """The first three numbers of an item also name its parts."""
+
+    def features(self, items: Tensor) -> Features:
+        flat = items.flatten(1)
+        return Features(flat.double(), None, flat[:, :3].long())
 
 
 def uint8(data: Dataset, split: str = "test") -> Tensor:
@@ -61,3 +70,18 @@ def made_view(
         dataset=dataset,
     )
     return View(**{**view.__dict__, **more})
+
+
+def data_view(data: Dataset, samples: Tensor, **more: object) -> View:
+    """Samples, all of them compared, against a dataset's own splits."""
+    spaces = Stacked()
+    train, test = (Items(split.data, split.labels, spaces) for split in (data.train, data.test))
+    pool = Items(samples, None, spaces)
+    return View(pool, test.first(len(pool)), pool, train, test, data, **more)  # type: ignore[arg-type]
+
+
+def number(scores: dict[str, Measured | Refused], name: str) -> Measured:
+    """A metric's score, which is not a refusal."""
+    found = scores[name]
+    assert isinstance(found, Measured)
+    return found

@@ -10,40 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_views import data_view, number
 from torch import Tensor
 
 from genzoo.data import open_dataset
-from genzoo.data.dataset import Dataset
-from genzoo.evaluation import birthday, modes
-from genzoo.evaluation.features import Features
-from genzoo.evaluation.measured import Measured, NotApplicable, Refused
+from genzoo.evaluation import modes
+from genzoo.evaluation.measured import NotApplicable, Refused
 from genzoo.evaluation.statistics import Interval
-from genzoo.evaluation.view import Items, View
 
 CEILING = 1 - math.exp(-4.5)
-
-
-class Plain:
-    """Raw numbers as pixels; parts, where there are any, as the first channel of stacked items."""
-
-    def features(self, items: Tensor) -> Features:
-        flat = items.flatten(1)
-        return Features(flat.double(), None, flat[:, :3].long())
-
-    def pixels(self, items: Tensor) -> Tensor:
-        return items.flatten(1).double()
-
-
-def view_of(data: Dataset, samples: Tensor, **more: object) -> View:
-    train, test = (Items(split.data, split.labels, Plain()) for split in (data.train, data.test))
-    pool = Items(samples, None, Plain())
-    return View(pool, test.first(len(pool)), pool, train, test, data, **more)  # type: ignore[arg-type]
-
-
-def number(scores: dict[str, Measured | Refused], name: str) -> Measured:
-    found = scores[name]
-    assert isinstance(found, Measured)
-    return found
 
 
 # -- Gaussians --------------------------------------------------------------------------------
@@ -62,7 +37,7 @@ def test_real_points_score_the_exact_answers(name: str, count: int) -> None:
     truncation (0.974), KL in bits.
     """
     data = open_dataset(name)
-    scores = modes.measure(view_of(data, data.test.data))
+    scores = modes.measure(data_view(data, data.test.data))
     assert number(scores, "modes_covered").value == count
     assert number(scores, "modes_well_covered").value == count
     for key in ("high_quality_share", "mode_spread"):
@@ -110,7 +85,7 @@ def test_spread_has_no_bias_at_few_samples() -> None:
 def test_points_that_match_no_mode() -> None:
     """No good sample: no spread, and said so; nothing covered. Fails with: a mean of nothing."""
     data = open_dataset("ring")
-    scores = modes.measure(view_of(data, torch.full((300, 2), 9.0)))
+    scores = modes.measure(data_view(data, torch.full((300, 2), 9.0)))
     assert number(scores, "modes_covered").value == 0
     assert number(scores, "high_quality_share").value == 0
     assert isinstance(scores["mode_spread"], Refused)
@@ -122,7 +97,7 @@ def test_points_on_one_centre() -> None:
     """All identical: one mode, spread 0, KL log 8; finite intervals. Fails with: 0 / 0."""
     data = open_dataset("ring")
     assert data.modes is not None
-    scores = modes.measure(view_of(data, data.modes.centers[:1].expand(500, 2)))
+    scores = modes.measure(data_view(data, data.modes.centers[:1].expand(500, 2)))
     assert number(scores, "modes_covered").value == 1 == number(scores, "modes_well_covered").value
     assert number(scores, "mode_spread").value == pytest.approx(0, abs=1e-4)
     assert number(scores, "mode_kl").value == pytest.approx(math.log(8))
@@ -137,13 +112,13 @@ def test_points_on_one_centre() -> None:
 def test_bad_points_are_refused(samples: Tensor, reason: str) -> None:
     """Fails with: NaN counted as far from all modes; one sample judged on 8 modes."""
     with pytest.raises(Refused, match=reason):
-        modes.measure(view_of(open_dataset("ring"), samples))
+        modes.measure(data_view(open_dataset("ring"), samples))
 
 
 def test_few_samples_are_said_to_be_few() -> None:
     """Fails with: no caution below 26 a mode; intervals below 10 a mode."""
     data = open_dataset("grid")
-    scores = modes.measure(view_of(data, data.test.data[:100]))
+    scores = modes.measure(data_view(data, data.test.data[:100]))
     assert "4 samples a mode" in (number(scores, "modes_covered").caution or "")
     assert number(scores, "mode_kl").interval is None
     assert isinstance(scores["modes_well_covered"], Refused)
@@ -152,13 +127,13 @@ def test_few_samples_are_said_to_be_few() -> None:
 def test_data_without_known_modes() -> None:
     """Fails with: modes invented for data that have none."""
     with pytest.raises(NotApplicable):
-        modes.measure(view_of(open_dataset("moons"), torch.zeros(100, 2)))
+        modes.measure(data_view(open_dataset("moons"), torch.zeros(100, 2)))
 
 
 def test_no_intervals_where_none_are_wanted() -> None:
     """Fails with: `view.intervals` ignored."""
     data = open_dataset("ring")
-    scores = modes.measure(view_of(data, data.test.data[:500], intervals=False))
+    scores = modes.measure(data_view(data, data.test.data[:500], intervals=False))
     assert all(number(scores, key).interval is None for key in scores)
 
 
@@ -185,7 +160,7 @@ def test_stacked_protocol() -> None:
     mistakes), bits.
     """
     counts = np.random.default_rng(0).multinomial(26_000, np.full(1000, 1e-3))
-    scores = modes.measure(view_of(open_dataset("stacked-digits"), triples(counts)))
+    scores = modes.measure(data_view(open_dataset("stacked-digits"), triples(counts)))
     assert set(scores) == {"modes_covered", "modes_well_covered", "mode_kl", "mode_kl_reverse"}
     assert number(scores, "modes_covered").value == 1000
     deviation = math.sqrt(2 * 999) / 52_000
@@ -198,7 +173,7 @@ def test_collapse_to_99_modes_has_the_known_divergence() -> None:
     """Even on 99 of 1000 modes: KL = log(1000 / 99). Fails with: an infinite reverse KL."""
     counts = np.zeros(1000, dtype=np.int64)
     counts[:99] = 100
-    scores = modes.measure(view_of(open_dataset("stacked-digits"), triples(counts)))
+    scores = modes.measure(data_view(open_dataset("stacked-digits"), triples(counts)))
     assert number(scores, "mode_kl").value == pytest.approx(math.log(1000 / 99))
     reverse = -0.099 * math.log(100.5 / 10.4) - 0.901 * math.log(0.5 / 10.4)
     assert number(scores, "mode_kl_reverse").value == pytest.approx(reverse)
@@ -215,7 +190,7 @@ def test_mistakes_invent_modes_but_not_well_covered_ones() -> None:
     wrong = rng.random(digits.shape) < 0.0075
     digits = np.where(wrong, rng.integers(0, 10, size=digits.shape), digits)
     samples = torch.from_numpy(digits.astype(np.uint8))
-    scores = modes.measure(view_of(open_dataset("stacked-digits"), samples))
+    scores = modes.measure(data_view(open_dataset("stacked-digits"), samples))
     assert number(scores, "modes_covered").value > 550
     assert number(scores, "modes_well_covered").value == 500
 
@@ -342,138 +317,3 @@ def test_certain_counts_have_certain_intervals() -> None:
     assert low == pytest.approx(8, abs=1e-6) and high == 8
     low, high = modes.count_interval(np.array([300] * 5 + [0] * 3))
     assert low == pytest.approx(5, abs=1e-6) and high > 5
-
-
-# -- birthday test ------------------------------------------------------------------------------
-
-
-def of_ids(ids: np.ndarray) -> Tensor:
-    """Items as far apart as their numbers."""
-    return torch.from_numpy(ids.astype(np.float64))[:, None]
-
-
-NONE_NEAR = birthday.Threshold(0.0, 0, 10**9)
-
-
-def test_one_in_two_collides_at_118_of_ten_thousand() -> None:
-    """P = 1 - Π (1 - i / n) = 0.49994. Fails with: ordered pairs, an item as its own pair."""
-    rng = np.random.default_rng(0)
-    hits = [
-        birthday.count_collisions(of_ids(rng.integers(0, 10_000, 118)), 0.0).near > 0
-        for _ in range(2_000)
-    ]
-    exact = 1 - float(np.prod(1 - np.arange(118) / 10_000))
-    assert np.mean(hits) == pytest.approx(exact, abs=4 * 0.5 / math.sqrt(2_000))
-
-
-@pytest.mark.parametrize(("items", "n"), [(1_000, 800), (100, 2_500)])
-def test_support_of_equally_likely_items(items: int, n: int) -> None:
-    """N(N - 1) / 2n pairs. Fails with: N² / n pairs; support² for support."""
-    found = birthday.count_collisions(of_ids(np.random.default_rng(1).integers(0, items, n)), 0.0)
-    measured = birthday.support(found, NONE_NEAR)
-    assert measured.interval is not None and measured.sampling_error is not None
-    assert measured.value == pytest.approx(items, abs=4 * measured.sampling_error)
-    assert measured.interval.low < items < measured.interval.high
-
-
-def test_the_rate_of_real_items_is_taken_off() -> None:
-    """20 near pairs in 10⁶ where 5 are expected: 10⁶ / 15. Fails with: 10⁶ / 20."""
-    found = birthday.Collisions(1_000_000, 20, 0, 1_415)
-    measured = birthday.support(found, birthday.Threshold(1.0, 10, 2_000_000))
-    assert measured.value == pytest.approx(1_000_000 / 15)
-    assert measured.interval is not None and measured.reference_error is not None
-
-
-def test_constant_samples_are_one_item() -> None:
-    """Fails with: 0 for a rate of 1; blocks that count a pair twice (2,300 items, 3 blocks)."""
-    found = birthday.count_collisions(torch.zeros(2_300, 3), 0.0)
-    assert found.near == found.pairs == 2_300 * 2_299 // 2
-    measured = birthday.support(found, NONE_NEAR)
-    assert measured.value == 1 and measured.interval is not None
-    assert measured.interval.high < 1.01
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(2, 2_200), st.integers(0, 10_000), st.integers(1, 5))
-def test_collisions_do_not_depend_on_blocks_or_order(n: int, seed: int, reach: int) -> None:
-    """Against sorted numbers. Fails with: a generous tolerance, lower triangles, a diagonal."""
-    ids = np.random.default_rng(seed).integers(0, 3 * n, n)
-    found = birthday.count_collisions(of_ids(ids), float(reach**2))
-    ordered = np.sort(ids)
-    within = np.searchsorted(ordered, ordered + reach, side="right") - np.arange(n) - 1
-    assert found.near == within.sum()
-    assert birthday.count_collisions(of_ids(ordered), float(reach**2)) == found
-
-
-def test_closest_pairs_against_all_pairs() -> None:
-    """Fails with: minima of rows (a pair twice, a row once), or distances not squared."""
-    x = torch.from_numpy(np.random.default_rng(0).standard_normal((1_500, 3)))
-    exact = torch.pdist(x).sort().values[:10].square()
-    assert torch.allclose(birthday.closest_pairs(x, 10), exact, rtol=1e-6)
-
-
-@pytest.mark.parametrize("alpha", [math.inf, 1.0, 0.1])
-def test_support_intervals_hold_the_truth(alpha: float) -> None:
-    """93-98 % of 1,000: equal items, and very unequal ones whose pairs are not independent.
-
-    Real pairs are near at a rate of 6e-6, in 1.6 million of them. Fails with: Poisson limits
-    without `inflation` at α = 0.1.
-    """
-    rng = np.random.default_rng(4)
-    law = np.full(1000, 1e-3) if alpha == math.inf else rng.dirichlet(np.full(1000, alpha))
-    truth, hit = 1 / float(np.square(law).sum()), 0
-    for _ in range(1_000):
-        degree = np.repeat(count := rng.multinomial(500, law), count) - 1
-        near = int(degree.sum()) // 2 + rng.poisson(124_750 * 6e-6)
-        found = birthday.Collisions(124_750, near, int((degree * (degree - 1)).sum()), 500)
-        real = birthday.Threshold(1.0, int(rng.poisson(9.6)), 1_600_000)
-        low, high = birthday.support(found, real).interval or (0.0, math.inf)
-        hit += low <= truth <= high
-    assert 0.925 <= hit / 1_000 <= 0.98
-
-
-def test_fresh_real_items_are_not_called_few() -> None:
-    """At most 2.5 % of 200, and 3.5 standard errors. Fails with: real pairs, 0 of 1."""
-    rng = np.random.default_rng(5)
-    called = 0
-    for _ in range(200):
-        real, fresh = (torch.from_numpy(rng.standard_normal((n, 6))) for n in (300, 300))
-        threshold = birthday.near_copies(real)
-        found = birthday.support(birthday.count_collisions(fresh, threshold.squared), threshold)
-        called += found.interval is not None
-        assert found.interval is not None or "at least" in (found.caution or "")
-    assert called / 200 < 0.025 + 3.5 * math.sqrt(0.025 * 0.975 / 200)
-
-
-def test_copycat_of_a_thousand_digits_and_held_out_digits() -> None:
-    """797 draws from 1,000 digits have some 318 pairs; held-out digits say "at least".
-
-    Fails with: the threshold at the median distance; the threshold from samples.
-    """
-    data = open_dataset("digits")
-    rows = torch.from_numpy(np.random.default_rng(6).integers(0, 1_000, 797))
-    copied = number(birthday.birthday(view_of(data, data.train.data[rows])), "distinct")
-    assert copied.value == pytest.approx(1_000, abs=4 * (copied.sampling_error or 0))
-    assert copied.interval is not None and copied.interval.low < 1_000 < copied.interval.high
-    real = number(birthday.birthday(view_of(data, data.test.data)), "distinct")
-    assert real.value > 20_000 and real.interval is None and "at least" in (real.caution or "")
-
-
-def test_birthday_of_points() -> None:
-    """Two hundred points over and over are found among points too. Fails with: images only."""
-    data = open_dataset("moons")
-    rows = torch.from_numpy(np.random.default_rng(7).integers(0, 200, 1_000))
-    copied = number(birthday.birthday(view_of(data, data.train.data[rows])), "distinct")
-    assert copied.interval is not None and copied.interval.low < 200 < copied.interval.high
-    real = number(birthday.birthday(view_of(data, data.test.data[:1_000])), "distinct")
-    assert real.value > 50_000
-
-
-@pytest.mark.parametrize(
-    ("samples", "reason"),
-    [(torch.zeros(5, 2), "only 5 samples"), (torch.full((50, 2), math.nan), "not finite")],
-)
-def test_birthday_of_bad_samples(samples: Tensor, reason: str) -> None:
-    """Fails with: an estimate from ten pairs; NaN never near."""
-    with pytest.raises(Refused, match=reason):
-        birthday.birthday(view_of(open_dataset("moons"), samples))
