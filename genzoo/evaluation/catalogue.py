@@ -315,8 +315,8 @@ _MODES = (
         "modes well covered",
         "higher",
         None,
-        "number of modes with at least a fifth of the samples that are expected of them; a few "
-        "mistakes of a classifier do not invent these",
+        "number of modes with at least a fifth of the samples that are expected of them; scattered "
+        "mistakes of a classifier do not invent these, systematic ones can",
         "",
         "modes",
         "modes:measure",
