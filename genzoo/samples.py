@@ -192,17 +192,17 @@ def image_grid(images: Pixels, columns: int | None = None) -> Pixels:
 
 def _checked_images(given: ArrayLike) -> Pixels:
     images = np.asarray(given)
-    if images.dtype.kind not in "iu":
-        hint = "; scale to 0 … 255, round and convert to uint8" if images.dtype.kind == "f" else ""
-        raise InputError(f"images are {images.dtype}, not uint8 in 0 … 255{hint}")
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        first = images.ndim == 4 and images.shape[1] in (1, 3)
-        raise InputError(
-            f"images have shape {np.shape(given)}, not (N, H, W, C) with C = 1 or 3"
-            + ("; put the channels last, as by transpose(0, 2, 3, 1)" if first else "")
-        )
+        hint = "; points are (N, D)" if images.ndim == 1 else ""
+        if images.ndim == 4 and images.shape[1] in (1, 3):
+            hint = "; put the channels last, as by transpose(0, 2, 3, 1)"
+        shape = np.shape(given)
+        raise InputError(f"images have shape {shape}, not (N, H, W, C) with C = 1 or 3{hint}")
+    if images.dtype.kind not in "iu":
+        hint = "; scale to 0 … 255, round and convert to uint8" if images.dtype.kind == "f" else ""
+        raise InputError(f"images are {images.dtype}, not uint8 in 0 … 255{hint}")
     _refuse_empty("images", images)
     if images.dtype != np.uint8 and (images.min() < 0 or images.max() > 255):
         raise InputError(f"images have values in {images.min()} … {images.max()}, beyond 0 … 255")
@@ -220,9 +220,9 @@ def _checked_points(given: ArrayLike) -> NDArray[np.float32]:
         single = np.ascontiguousarray(points, dtype=np.float32)
     wrong = np.flatnonzero(~np.isfinite(single).all(1))
     if len(wrong):
-        shown = ", ".join(str(v) for v in points[wrong[0], :3])
+        shown = ", ".join(f"{v:g}" for v in points[wrong[0], :3])
         raise InputError(
-            f"points must be finite, but {len(wrong)} of {len(points)} are not: "
+            f"points must be finite float32, but {len(wrong)} of {len(points)} are not: "
             f"the first is number {wrong[0]}, ({shown}{', …' if points.shape[1] > 3 else ''})"
         )
     return single

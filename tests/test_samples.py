@@ -106,7 +106,7 @@ BAD = {
     "texts": ({"points": np.array([["a", "b"]])}, "points are <U1"),
     "complex": ({"points": POINTS * 1j}, "points are complex64"),
     "one number each": ({"points": np.zeros(5, np.float32)}, r"not \(N, D\)"),
-    "not a number": ({"points": np.array([[0, 1], [np.nan, 2]])}, r"number 1, \(nan, 2.0\)"),
+    "not a number": ({"points": np.array([[0, 1], [np.nan, 2]])}, r"number 1, \(nan, 2\)"),
     "infinite": ({"points": np.array([[0, 1e300]])}, "finite"),
     "label count": ({"images": GRAY, "labels": LABELS[:5]}, "there are 12 samples"),
     "label type": ({"images": GRAY, "labels": LABELS / 1}, "labels are float64"),

@@ -73,10 +73,11 @@ def _spec(fitted: Split, test: Split, classes: int) -> DataSpec:
         None,
         cond,
         frequencies,
-        location=_tuple(points.mean(0)),
-        scale=_tuple(points.std(0, correction=0).clamp(min=1e-12)),
+        location=_rounded(points.mean(0)),
+        scale=tuple(v or 1.0 for v in _rounded(points.std(0, correction=0))),
     )
 
 
-def _tuple(values: Tensor) -> tuple[float, ...]:
-    return tuple(round(v, 9) for v in values.tolist())
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    """To nine digits, that machines agree on them."""
+    return tuple(float(f"{v:.9g}") for v in values.tolist())

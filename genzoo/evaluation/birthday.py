@@ -161,8 +161,6 @@ def birthday(view: View) -> dict[str, Measured | Refused]:
     if len(items) < LEAST_ITEMS:
         raise Refused(f"only {len(items)} samples; at least {LEAST_ITEMS} are needed")
     pixels = items.pixels
-    if not bool(torch.isfinite(pixels).all()):
-        raise Refused("some samples are not finite")
     real = view.once("near copies", _calibrate)
     measured = support(count_collisions(pixels, real.squared), real)
     text = (

@@ -37,8 +37,6 @@ def vendi(view: View) -> dict[str, Measured]:
     items = view.pool if len(view.pool) >= view.n else view.samples
     items = items.first(size * min(VENDI_SETS, len(items) // size))
     features = items.features
-    if not bool(torch.isfinite(features).all()):
-        raise Refused("features are not finite")
     width = view.once("vendi bandwidth", lambda train, test: bandwidth(_first(test, train)))
     kernels = [similarity(part, width) for part in features.split(size)]
     entropies = [entropy(kernel) for kernel in kernels]
@@ -61,8 +59,6 @@ def vendi(view: View) -> dict[str, Measured]:
 def bandwidth(items: Items) -> float:
     """Median distance between different real items, in feature space."""
     features = items.first(BANDWIDTH_ITEMS).features
-    if not bool(torch.isfinite(features).all()):
-        raise Refused("features of the real data are not finite")
     distances = torch.pdist(features)
     distances = distances[distances > 0]
     return float(distances.median()) if len(distances) else 1.0
@@ -146,8 +142,6 @@ def ndb(view: View) -> dict[str, Measured]:
             f"{2 * MIN_CELLS * PER_CELL} are needed"
         )
     pixels = view.samples.pixels
-    if not bool(torch.isfinite(pixels).all()):
-        raise Refused("samples are not finite")
     cells = view.once(
         f"ndb cells {cells_wanted}",
         lambda train, test: fit_cells(_first(train, test).pixels, cells_wanted),
@@ -183,8 +177,6 @@ def fit_cells(pixels: Tensor, k: int, seed: int = 0) -> Cells:
     """
     from sklearn.cluster import KMeans
 
-    if not bool(torch.isfinite(pixels).all()):
-        raise Refused("real data are not finite")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(pixels)))
     order = order.to(pixels.device)
     half = min(len(pixels) // 2, FIT_ITEMS)

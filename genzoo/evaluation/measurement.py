@@ -82,4 +82,4 @@ def _too_few(view: View) -> str:
     few, what = len(view.pool), "samples"
     if len(view.test) < few:
         few, what = len(view.test), "held-out items"
-    return f"only {few} {what}; at least {MIN_ITEMS} are needed"
+    return f"only {few} {what if few != 1 else what[:-1]}; at least {MIN_ITEMS} are needed"

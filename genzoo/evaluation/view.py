@@ -63,15 +63,31 @@ class Items:
 
     @property
     def features(self) -> Tensor:
-        """(N, d) float64."""
+        """(N, d) float64; `Refused` where some are not finite: comparisons would hide it."""
+        if not self._finite_features:
+            raise Refused("some features are not finite")
         return self.found.features
 
-    @cached_property
+    @property
     def pixels(self) -> Tensor:
-        """Pixels 0 … 255 less 128, or standardized coordinates, (N, D)."""
-        if self._parent is not None and "pixels" in self._parent[0].__dict__:
-            return self._parent[0].pixels[self._parent[1].to(self._parent[0].pixels.device)]
+        """Pixels 0 … 255 less 128, or standardized coordinates, (N, D); `Refused` likewise."""
+        if not self._finite_pixels:
+            raise Refused("some items are not finite")
+        return self._pixels
+
+    @cached_property
+    def _pixels(self) -> Tensor:
+        if self._parent is not None and "_pixels" in self._parent[0].__dict__:
+            return self._parent[0]._pixels[self._parent[1].to(self._parent[0]._pixels.device)]
         return self._spaces.pixels(self.raw)
+
+    @cached_property
+    def _finite_features(self) -> bool:
+        return bool(self.found.features.sum().isfinite())
+
+    @cached_property
+    def _finite_pixels(self) -> bool:
+        return bool(self._pixels.sum().isfinite())
 
     def take(self, rows: Tensor) -> Items:
         """Some of the items, in the order of `rows`; what is derived already comes along."""
@@ -86,7 +102,7 @@ class Items:
 
     def known(self) -> Items:
         """These items with features and pixels derived, so that parts share them."""
-        _ = self.found, self.pixels
+        _ = self.found, self._pixels
         return self
 
 

@@ -41,6 +41,7 @@ def uint8(data: Dataset, split: str = "test") -> Tensor:
 def made_view(
     samples: Tensor,
     real: Tensor,
+    /,
     train: Tensor | None = None,
     labels: Tensor | None = None,
     **more: Any,

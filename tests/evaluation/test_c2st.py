@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
+from made_views import made_view
 from torch import Tensor
 
 from genzoo.evaluation import c2st
@@ -20,19 +19,6 @@ def normal(n: int, d: int, generator: torch.Generator) -> Tensor:
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-class Side:
-    def __init__(self, features: Tensor) -> None:
-        self.features = features
-
-    def first(self, n: int) -> Side:
-        return Side(self.features[:n])
-
-
-def view(a: Tensor, b: Tensor, *, intervals: bool = True) -> Any:
-    """What `c2st.c2st` reads of a view."""
-    return SimpleNamespace(samples=Side(a), real=Side(b), n=len(a), seed=0, intervals=intervals)
 
 
 def test_null_is_one_half() -> None:
@@ -116,7 +102,7 @@ def test_degenerate() -> None:
     assert c2st.accuracy(ones, 2 * ones).value == 1.0
     assert c2st.accuracy(5 + 0 * x, x).value > 0.9
     assert c2st.accuracy(x, x + 9).value == 1.0
-    copies = c2st.c2st(view(x, x.flip(0)))["c2st"]
+    copies = c2st.c2st(made_view(x, x.flip(0)))["c2st"]
     assert 0 <= copies.value <= 0.6 and copies.interval is not None
     assert all(math.isfinite(end) for end in copies.interval)
     wide = normal(30, 200, seeded(7))
@@ -127,13 +113,13 @@ def test_refusals() -> None:
     """Too few, NaN; few are marked; floors need no interval. Fails with: no check of NaN."""
     x = normal(60, 3, seeded(9))
     with pytest.raises(Refused, match="at least 10"):
-        c2st.c2st(view(x[:9], x[:9]))
+        c2st.c2st(made_view(x[:9], x[:9]))
     with pytest.raises(Refused, match="finite"):
-        c2st.c2st(view(x * math.nan, x))
+        c2st.c2st(made_view(x * math.nan, x))
     with pytest.raises(ValueError, match="equally"):
         c2st.accuracy(x, x[:5])
-    assert c2st.c2st(view(x, x + 1))["c2st"].caution is not None
-    found = c2st.c2st(view(x, x + 1, intervals=False))["c2st"]
+    assert c2st.c2st(made_view(x, x + 1))["c2st"].caution is not None
+    found = c2st.c2st(made_view(x, x + 1, intervals=False))["c2st"]
     assert found.interval is None and found.sampling_error is None
 
 
@@ -148,7 +134,7 @@ def covered(d: int, runs: int, change: str, n: int = 150) -> float:
             a = centers[torch.randint(6, (n,), generator=generator)] + 0.3 * a
             b = centers[torch.randint(5, (n,), generator=generator)] + 0.3 * b
         a, b = (a, b + 0.2) if change == "mean" else (a, b * 1.25) if change == "scale" else (a, b)
-        result = c2st.c2st(view(a, b))["c2st"]
+        result = c2st.c2st(made_view(a, b))["c2st"]
         assert result.interval is not None
         found.append((result.value, *result.interval))
     truth = sum(value for value, _, _ in found) / runs

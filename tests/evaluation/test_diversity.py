@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_views import AsTheyAre, made_view
 from torch import Tensor
 
 from genzoo.evaluation import diversity
 from genzoo.evaluation.measured import Refused
+from genzoo.evaluation.view import Items, View
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-class Side:
-    def __init__(self, x: Tensor) -> None:
-        self.features = self.pixels = x
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def first(self, n: int) -> Side:
-        return Side(self.features[:n])
+def side(x: Tensor) -> Items:
+    return Items(x, None, AsTheyAre())
 
 
-def view(samples: Tensor, train: Tensor, test: Tensor, *, pool: Tensor | None = None) -> Any:
-    """What the functions here read of a view."""
-    sides = {"train": Side(train), "test": Side(test), "samples": Side(samples)}
-    return SimpleNamespace(
-        **sides,
-        pool=Side(samples if pool is None else pool),
-        n=len(samples),
-        intervals=True,
-        once=lambda name, make: make(sides["train"], sides["test"]),
-    )
+def view(samples: Tensor, train: Tensor, test: Tensor, *, pool: Tensor | None = None) -> View:
+    """A view of all the samples, however many are held out."""
+    more = side(samples if pool is None else pool)
+    return made_view(samples, test, train, samples=side(samples), pool=more)
 
 
 # -- Vendi ------------------------------------------------------------------------------------
@@ -89,10 +76,10 @@ def test_vendi_properties(seed: int, n: int, copies: int) -> None:
 def test_vendi_kernel() -> None:
     """Items at the median distance are alike by 1/e. Fails with: 2 width² for width²."""
     x = torch.tensor([[0.0], [1.0], [2.0], [4.0]], dtype=torch.float64)
-    width = diversity.bandwidth(Side(x))  # type: ignore[arg-type]
+    width = diversity.bandwidth(side(x))
     assert width == 2.0
     assert float(diversity.similarity(x, width)[0, 2]) == pytest.approx(math.exp(-1))
-    assert diversity.bandwidth(Side(0 * x)) == 1.0  # type: ignore[arg-type]
+    assert diversity.bandwidth(side(0 * x)) == 1.0
 
 
 def test_vendi_of_a_view(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,6 +220,17 @@ def test_too_few_are_refused() -> None:
         neighbours.two_sample(made_view(points(1, 2, 0), points(1, 2, 1)))
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_what_is_not_finite_is_refused(wrong: float) -> None:
+    """One number on either side. Fails with: no check, since comparisons with NaN are false."""
+    good, bad = points(60, 3, 0), points(60, 3, 1)
+    bad[7, 1] = wrong
+    for a, b in ((good, bad), (bad, good)):
+        for measure in (neighbours.manifolds, neighbours.two_sample):
+            with pytest.raises(Refused, match="not finite"):
+                measure(made_view(a, b))
+
+
 class Plain:
     """A statistic that needs nothing of one side alone."""
 

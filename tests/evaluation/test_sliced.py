@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_views import made_view
 from torch import Tensor
 
 from genzoo.evaluation import sliced
@@ -18,12 +17,6 @@ from genzoo.evaluation.measured import Refused
 
 def normal(n: int, d: int, seed: int) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def view(a: Tensor, b: Tensor, *, intervals: bool = True) -> Any:
-    """What `sliced.sliced` reads of a view."""
-    sides = SimpleNamespace(features=a), SimpleNamespace(features=b)
-    return SimpleNamespace(samples=sides[0], real=sides[1], intervals=intervals)
 
 
 def test_shift_in_the_plane() -> None:
@@ -116,17 +109,19 @@ def test_bad_input() -> None:
     """
     x = normal(30, 3, 0)
     with pytest.raises(Refused, match="at least 2"):
-        sliced.sliced(view(x[:1], x[:1]))
+        sliced.sliced(made_view(x[:1], x[:1]))
     with pytest.raises(Refused, match="finite"):
-        sliced.sliced(view(x * math.nan, x))
-    same = sliced.sliced(view(x * 0, x * 0))["sliced_wasserstein"]
+        sliced.sliced(made_view(x * math.nan, x))
+    same = sliced.sliced(made_view(x * 0, x * 0))["sliced_wasserstein"]
     assert (same.value, same.interval) == (0.0, (0.0, 0.0))
-    apart = sliced.sliced(view(x * 0 + 1, x * 0))["sliced_wasserstein"]
+    apart = sliced.sliced(made_view(x * 0 + 1, x * 0))["sliced_wasserstein"]
     assert apart.value > 0 and apart.interval is not None
     assert all(math.isfinite(end) for end in apart.interval)
-    few = sliced.sliced(view(x[:5], x[5:10]))["sliced_wasserstein"]
+    few = sliced.sliced(made_view(x[:5], x[5:10]))["sliced_wasserstein"]
     assert few.caution is not None and few.interval is None
-    assert sliced.sliced(view(x, x + 1, intervals=False))["sliced_wasserstein"].interval is None
+    assert (
+        sliced.sliced(made_view(x, x + 1, intervals=False))["sliced_wasserstein"].interval is None
+    )
 
 
 def covered(d: int, runs: int, change: str, n: int = 150) -> float:

@@ -165,7 +165,8 @@ def test_too_few_samples_are_refused(digits: Dataset, n: int) -> None:
     """Fails with: a crash in k-nearest neighbours, or values from too few samples."""
     result = evaluate(digits.train.data[:n], digits)
     assert all(v is None for v in values(result).values())
-    assert result.metrics["fd"].reason == f"only {n} samples; at least 50 are needed"
+    told = "only 1 sample" if n == 1 else f"only {n} samples"
+    assert result.metrics["fd"].reason == f"{told}; at least 50 are needed"
     assert result.nearest is None
     json.dumps(result.to_dict(), allow_nan=False)
 
@@ -287,6 +288,20 @@ class TestPoints:
         assert found["duplicates"].value == 600
         assert "cas" not in found and "bits_per_dim" not in found
         assert found["nll_nats"].reason is not None
+
+    @pytest.mark.parametrize("scale", [1.0, 1e-12])
+    def test_a_coordinate_that_never_varies_changes_nothing(self, scale: float) -> None:
+        """Of any size, beside tiny ones. Fails with: a scale of 0, or rounded to it."""
+        data = open_dataset("ring")
+        sides = [x[:300].double().numpy() * scale for x in (data.train.data, data.test.data)]
+        plain, wider = (
+            evaluate(*[np.pad(x, ((0, 0), (0, k)), constant_values=7.0) for x in sides])
+            for k in (0, 1)
+        )
+        # The others' kernels and directions know the number of coordinates.
+        for name in ("fd", "precision", "recall", "density", "coverage", "two_sample_1nn"):
+            assert plain.metrics[name].value == pytest.approx(wider.metrics[name].value, rel=1e-6)
+        assert plain.metrics["two_sample_1nn"].value == pytest.approx(0.5, abs=0.1)
 
     def test_collapse_is_seen(self) -> None:
         """Points of one mode. Fails with: coverage and density exchanged."""

@@ -182,10 +182,8 @@ def _learn_directions(
     _, spread, axes = torch.linalg.svd((plain - mean).float(), full_matrices=False)
     rank = int((spread > 1e-4 * spread[0]).sum()) if float(spread[0]) > 1e-4 else 0
     if rank < 1 or len(x) < 2:
-        raise InputError(
-            "the images are all alike, so no features can be learned from them; "
-            "use --features pixels"
-        )
+        why = "the images are all alike" if len(x) > 1 else "there is a single real image"
+        raise InputError(f"{why}, so no features can be learned; use --features pixels")
     kept = min(KEPT, rank)
     scale = spread[:kept].double() / len(x) ** 0.5
     white = axes[:kept].T.double() / scale
