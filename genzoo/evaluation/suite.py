@@ -258,6 +258,8 @@ def _dataset(
         return open_data(data, train, root, size)
     run = as_run(source)
     if run is None:
+        if isinstance(source, (str, Path)) and not Path(source).exists():
+            raise InputError(f"{source}: there is no such file or folder")
         name = f"'{source}' does" if isinstance(source, (str, Path)) else "these samples do"
         raise InputError(f"{name} not say what it imitates; name the data, as by --data digits")
     told = run.config["data"]

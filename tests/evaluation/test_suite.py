@@ -231,10 +231,12 @@ def test_one_label_has_no_cas(digits: Dataset, copies: SampleSet) -> None:
 
 
 def test_data_must_be_named(copies: SampleSet, tmp_path: Path) -> None:
-    """Fails with: a default dataset."""
+    """And a path that is wrong is told so first. Fails with: a default dataset."""
     copies.write_npz(tmp_path / "some.npz")
     with pytest.raises(InputError, match="some.npz.*--data"):
         evaluate(tmp_path / "some.npz")
+    with pytest.raises(InputError, match="other.npz: there is no such"):
+        evaluate(tmp_path / "other.npz")
 
 
 def test_a_run_knows_its_data_and_keeps_its_scores(
