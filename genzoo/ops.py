@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from genzoo.denoiser_likelihood import FlowSolver, flow_log_prob
 from genzoo.errors import UnsupportedCapability
 from genzoo.model import Denoiser, GenerativeModel, HasLikelihood, RoughLikelihood, evaluating
 from genzoo.noise import generator
-from genzoo.samplers import FlowSolver, flow_log_prob
 from genzoo.types import DataSpec, LikelihoodKind
 
 BATCH = 50
@@ -36,7 +36,7 @@ class FlowLikelihood:
     def log_prob(
         self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
     ) -> Tensor:
-        """See `genzoo.samplers.flow_log_prob`."""
+        """See `genzoo.denoiser_likelihood.flow_log_prob`."""
         return flow_log_prob(
             self.model, raw, cond, spec=self.spec, solver=self.solver, generator=generator
         )

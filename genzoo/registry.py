@@ -72,6 +72,12 @@ _ALL = (
         "EDM-preconditioned denoiser, sampled with Heun's method",
     ),
     ModelEntry(
+        "flow-matching",
+        "genzoo.models.flow_matching:FlowMatching",
+        "flow matching",
+        "velocity along straight paths from noise to data (rectified flow)",
+    ),
+    ModelEntry(
         "noise",
         "genzoo.models.controls:Noise",
         "control",
@@ -226,10 +232,15 @@ class SettingInfo:
 
 
 def describe_settings(cls: type) -> list[SettingInfo]:
-    """The fields of a settings dataclass, explained by its docstring's ``Attributes``."""
+    """The fields of a settings dataclass, explained by its docstring's ``Attributes``.
+
+    What the docstring does not say may be in those of the classes that it extends.
+    """
     hints = typing.get_type_hints(cls)
-    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
-    said = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
+    said = []
+    for base in reversed(cls.__mro__):
+        _, _, section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
+        said += re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
     meaning = {name: " ".join(text.split()).replace("`", "") for name, text in said}
     return [
         SettingInfo(f.name, _type_name(hints[f.name]), f.default, meaning.get(f.name, ""))

@@ -99,6 +99,8 @@ def sample(
     steps: int | None = None,
     guidance: float | None = None,
     temperature: float | None = None,
+    sampler: str | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     batch_size: int = 256,
     device: str = "auto",
     out: str | Path | None = None,
@@ -117,6 +119,8 @@ def sample(
         steps: solver steps; the model's default where absent.
         guidance: classifier-free guidance weight, 1 is none.
         temperature: scale of the prior's noise.
+        sampler: a key of `genzoo.samplers.SAMPLERS`; the model's default where absent.
+        guidance_interval: noise levels σ between which guidance acts; all where absent.
         batch_size: how many at a time.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         out: ``.png`` for a grid, ``.npz``, or a folder for a PNG each; nothing where absent.
@@ -130,7 +134,7 @@ def sample(
     for name, value, least in (("n", n, 1), ("batch-size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise InputError(f"--{name} {value}: must be at least {least}")
-    options = SampleOptions(steps, guidance, temperature)
+    options = SampleOptions(steps, guidance, temperature, sampler, guidance_interval)
     run = open_run(run)
     kind = None if out is None else _kind_of_output(Path(out), run.spec)
     net = load_model(run, device=resolve_device(device), model=model, trust=trust)

@@ -154,11 +154,15 @@ class SampleOptions:
         steps: solver steps of an iterative sampler; ignored by one-shot models.
         guidance: classifier-free guidance weight, 1 is none.
         temperature: scale of the prior's noise where the family has one.
+        sampler: a name of `genzoo.samplers.SAMPLERS`; ignored by models that do not denoise.
+        guidance_interval: noise levels σ from and to which guidance acts; everywhere if absent.
     """
 
     steps: int | None = None
     guidance: float | None = None
     temperature: float | None = None
+    sampler: str | None = None
+    guidance_interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no sampler can use."""
@@ -168,6 +172,10 @@ class SampleOptions:
             raise InputError(f"--guidance {self.guidance}: must be 0 or more")
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise InputError(f"--temperature {self.temperature}: must be positive")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not 0 <= low < high:
+                raise InputError(f"--guidance-interval {low:g},{high:g}: must rise from 0 or more")
 
 
 _BUDGET = re.compile(

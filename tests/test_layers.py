@@ -21,7 +21,7 @@ ORDER = (
     ("genzoo.model",),
     ("genzoo.registry",),
     ("genzoo.data",),
-    ("genzoo.nets", "genzoo.samplers"),
+    ("genzoo.nets", "genzoo.samplers", "genzoo.denoiser_likelihood"),
     ("genzoo.models",),
     ("genzoo.ops", "genzoo.checks"),
     ("genzoo.samples",),

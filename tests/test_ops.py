@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genzoo.data.ranges import dequantize, log_bin_volume
-from genzoo.errors import InputError, UnsupportedCapability
-from genzoo.model import GenerativeModel, HasLikelihood
-from genzoo.noise import NoiseSource
-from genzoo.ops import FlowLikelihood, bits_per_dim, likelihood_of, log_likelihood
-from genzoo.registry import build
-from genzoo.samplers import (
+from genzoo.denoiser_likelihood import (
     FlowSolver,
     denoise_with_trace,
     density_range,
@@ -26,6 +21,11 @@ from genzoo.samplers import (
     trace_probes,
     variational_bound,
 )
+from genzoo.errors import InputError, UnsupportedCapability
+from genzoo.model import GenerativeModel, HasLikelihood
+from genzoo.noise import NoiseSource
+from genzoo.ops import FlowLikelihood, bits_per_dim, likelihood_of, log_likelihood
+from genzoo.registry import build
 from genzoo.types import Batch, DataSpec, LikelihoodKind, Loss, SampleOptions, TrainState
 
 TIGHT = FlowSolver(tolerance=1e-7)

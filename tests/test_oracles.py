@@ -22,7 +22,6 @@ from genzoo.models.vae import (
     log_ratio_of_normals,
 )
 from genzoo.nets.augmentation import random_shift
-from genzoo.samplers import heun, karras_sigmas
 from genzoo.types import Batch, DataSpec, TrainState
 
 DIGITS = DataSpec((1, 8, 8), 17, {"label": 3}, (0.5, 0.3, 0.2))
@@ -36,62 +35,6 @@ def shaken(model: torch.nn.Module, amount: float = 0.1) -> torch.nn.Module:
         for parameter in model.parameters():
             parameter.add_(amount * torch.randn(parameter.shape, generator=generator))
     return model.eval()
-
-
-# -- samplers ------------------------------------------------------------------------------
-
-
-def mixture_denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-    """E[x₀ | x₀ + σε = x] for x₀ ~ ½ N(-1, 0.3²) + ½ N(1, 0.3²) in one dimension."""
-    variance = 0.3**2 + sigma[:, None] ** 2
-    centers = torch.tensor([-1.0, 1.0], dtype=x.dtype)
-    weight = (-0.5 * (x - centers) ** 2 / variance).softmax(1)
-    means = centers + 0.3**2 / variance * (x - centers)
-    return (weight * means).sum(1, keepdim=True)
-
-
-def solve(steps: int) -> Tensor:
-    x = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None] * 80
-    return heun(mixture_denoiser, x, karras_sigmas(steps, (0.002, 80.0)))
-
-
-def test_heun_converges_with_second_order() -> None:
-    """Halving the step divides the error by about 4 (seen to fail with the Euler slope alone).
-
-    The last step, from σ = 0.002 to 0, is Euler's and the same for all: compare before it.
-    """
-
-    def upto_last(steps: int) -> Tensor:
-        sigmas = karras_sigmas(steps, (0.01, 80.0))[:-1]
-        x = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None] * 80
-        return heun(mixture_denoiser, x, sigmas)
-
-    exact = upto_last(1280)
-    errors = [float((upto_last(n) - exact).abs().mean()) for n in (40, 80, 160)]
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
-    assert all(1.7 < order < 2.4 for order in orders), orders
-
-
-def test_heun_carries_noise_to_the_data_distribution() -> None:
-    """A Gaussian's flow is known in closed form: x(0) = μ + (x(T) - μ) s / √(s² + T²).
-
-    Seen to fail with time reversed and with σ² for σ in the slope.
-    """
-    s, mean, top = 0.5, 0.7, 20.0
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return mean + s**2 / (s**2 + sigma[:, None] ** 2) * (x - mean)
-
-    x = torch.linspace(-40, 40, 9, dtype=torch.float64)[:, None]
-    found = heun(denoise, x, karras_sigmas(200, (1e-3, top)))
-    assert torch.allclose(found, mean + (x - mean) * s / math.sqrt(s**2 + top**2), atol=2e-3)
-
-
-def test_karras_sigmas_fall_from_max_to_min_to_zero() -> None:
-    sigmas = karras_sigmas(18, (0.002, 80.0))
-    assert sigmas[0] == pytest.approx(80.0) and sigmas[-2] == pytest.approx(0.002)
-    assert sigmas[-1] == 0 and bool((sigmas.diff() < 0).all())
-    assert karras_sigmas(1, (0.002, 80.0)).tolist() == pytest.approx([80.0, 0.0])
 
 
 # -- diffusion -----------------------------------------------------------------------------

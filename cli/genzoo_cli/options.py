@@ -35,6 +35,16 @@ def numbers(value: str) -> tuple[int, ...]:
         raise click.BadParameter(text) from None
 
 
+def interval(value: str) -> tuple[float, float]:
+    """``"0.3,5"`` to ``(0.3, 5.0)``."""
+    try:
+        low, high = (float(word) for word in value.split(","))
+    except ValueError:
+        text = f"'{value}' must be two numbers with a comma between, such as 0.3,5"
+        raise click.BadParameter(text) from None
+    return low, high
+
+
 def setting(value: str) -> tuple[str, str]:
     """``"width=32"`` to ``("width", "32")``."""
     key, _, text = value.partition("=")

@@ -19,6 +19,7 @@ from genzoo_cli.show import samples_answer
     examples=(
         "genzoo sample runs/diffusion-digits-s0 -n 64 -o grid.png",
         "genzoo sample runs/diffusion-digits-s0 -n 1000 -o samples.npz --seed 1 --steps 10",
+        "genzoo sample runs/diffusion-digits-s0 -o strong.png --guidance 2 --sampler dpm-solver++",
         "genzoo sample runs/vae-digits-s0 -n 20 --labels 3,7 -o images/",
     ),
 )
@@ -41,6 +42,13 @@ from genzoo_cli.show import samples_answer
 @click.option("--steps", type=int, metavar="N", help="Solver steps.  [default: the model's]")
 @click.option("--guidance", type=float, metavar="W", help="Classifier-free guidance; 1 is none.")
 @click.option("--temperature", type=float, metavar="T", help="Scale of the prior's noise.")
+@click.option("--sampler", metavar="NAME", help="ddpm, ddim, euler, heun or dpm-solver++.")
+@click.option(
+    "--guidance-interval",
+    type=options.interval,
+    metavar="LOW,HIGH",
+    help="Guide at noise levels between these only.",
+)
 @click.option(
     "--batch-size",
     type=options.COUNT,
