@@ -17,7 +17,15 @@ from torch import Tensor
 
 from genzoo.data.ranges import to_model
 from genzoo.errors import InputError
-from genzoo.model import Denoiser, Density, GenerativeModel, HasLatent, HasLikelihood, evaluating
+from genzoo.model import (
+    Denoiser,
+    Density,
+    GenerativeModel,
+    HasLatent,
+    HasLikelihood,
+    evaluating,
+    group_of,
+)
 from genzoo.registry import build
 from genzoo.types import Batch, DataSpec, TrainState
 
@@ -151,12 +159,13 @@ def _train(
         for phase in model.phases(state):
             index = torch.randint(len(x), (32,))
             _only(groups, phase)
-            optimizers[phase].zero_grad()
+            optimizer = optimizers[group_of(phase)]
+            optimizer.zero_grad()
             part = Batch(x[index], {k: v[index] for k, v in cond.items()})
             loss = model(part, phase, state)
             loss.total.backward()
-            torch.nn.utils.clip_grad_norm_(groups[phase], recipe.grad_clip or 1e9)
-            optimizers[phase].step()
+            torch.nn.utils.clip_grad_norm_(groups[group_of(phase)], recipe.grad_clip or 1e9)
+            optimizer.step()
         model.on_step_end(state)
     _only(groups, None)
     after = _losses(model, Batch(x, cond))
@@ -179,7 +188,7 @@ def _losses(model: GenerativeModel, batch: Batch, draws: int = 8) -> dict[str, f
 def _only(groups: Mapping[str, list[torch.nn.Parameter]], phase: str | None) -> None:
     for name, group in groups.items():
         for parameter in group:
-            parameter.requires_grad_(phase is None or name == phase)
+            parameter.requires_grad_(phase is None or name == group_of(phase))
 
 
 def _run(name: str, check: Callable[[Subject], None], subject: Subject) -> CheckResult:
@@ -209,7 +218,7 @@ def groups_are_disjoint_and_complete(s: Subject) -> None:
     _require(len(ids) == len(set(ids)), "a parameter is in two groups")
     every = {id(p) for p in s.model.parameters() if p.requires_grad}
     _require(set(ids) == every, f"{len(every ^ set(ids))} parameters are in no group, or foreign")
-    unknown = set(s.model.phases(TrainState())) - set(groups)
+    unknown = {group_of(phase) for phase in s.model.phases(TrainState())} - set(groups)
     _require(not unknown, f"phases without a group: {sorted(unknown)}")
 
 

@@ -70,7 +70,11 @@ class GenerativeModel(nn.Module, ABC):
         return {"main": parameters} if parameters else {}
 
     def phases(self, state: TrainState) -> tuple[str, ...]:
-        """The phases of the next step, in order; by default every group once."""
+        """The phases of the next step, in order; by default every group once.
+
+        ``main:tuning`` trains the group ``main`` in another way than ``main``: its losses and its
+        cost are counted apart.
+        """
         return tuple(self.param_groups())
 
     def on_fit_start(self, data: Batch, generator: torch.Generator) -> None:
@@ -148,6 +152,11 @@ class GenerativeModel(nn.Module, ABC):
                 part = {k: v[i:j].to(device) for k, v in cond.items()}
                 out.append(from_model(self.draw(noise, part, options), self.spec).cpu())
         return torch.cat(out)
+
+
+def group_of(phase: str) -> str:
+    """The parameter group that a phase trains: all before a colon."""
+    return phase.partition(":")[0]
 
 
 def draw_labels(spec: DataSpec, n: int, seed: int, start: int = 0) -> dict[str, Tensor]:
@@ -273,7 +282,8 @@ class Denoiser(Protocol):
         sigma_range: smallest and largest noise standard deviation it was trained for.
     """
 
-    sigma_range: tuple[float, float]
+    @property
+    def sigma_range(self) -> tuple[float, float]: ...  # noqa: D102  (see above)
 
     def denoise(self, x: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """(B, *shape) noisy at sigma (B,) -> (B, *shape) posterior mean."""

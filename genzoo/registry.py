@@ -78,6 +78,24 @@ _ALL = (
         "velocity along straight paths from noise to data (rectified flow)",
     ),
     ModelEntry(
+        "ddpm",
+        "genzoo.models.ddpm:DDPM",
+        "diffusion",
+        "textbook diffusion in 1000 discrete steps, with a choice of schedule and prediction",
+    ),
+    ModelEntry(
+        "consistency",
+        "genzoo.models.consistency:Consistency",
+        "few-step",
+        "a diffusion model that is tuned to sample in one or two steps (ECT)",
+    ),
+    ModelEntry(
+        "meanflow",
+        "genzoo.models.mean_flow:MeanFlow",
+        "few-step",
+        "average velocity along straight paths: one step from noise to data",
+    ),
+    ModelEntry(
         "noise",
         "genzoo.models.controls:Noise",
         "control",

@@ -20,8 +20,14 @@ SMALL: Mapping[str, Mapping[str, object]] = {
     "flow": {"width": 32, "blocks": 3, "heads": 2},
     "diffusion": {"width": 32, "depth": 2, "heads": 2, "steps": 6},
     "flow-matching": {"width": 32, "depth": 2, "heads": 2, "steps": 6},
+    "ddpm": {"width": 32, "depth": 2, "heads": 2, "steps": 6},
+    "consistency": {"width": 32, "depth": 2, "heads": 2},
+    "meanflow": {"width": 32, "depth": 2, "heads": 2},
 }
-KNOWN = {"noise": {"the_label_matters": "uniform noise ignores labels on purpose"}}
+KNOWN = {
+    "noise": {"the_label_matters": "uniform noise ignores labels on purpose"},
+    "consistency": {"a_small_data_set_is_learned": "untrained it agrees with itself already"},
+}
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

@@ -35,8 +35,6 @@ class DenoisingSettings:
         depth: blocks of the network.
         heads: attention heads.
         dropout: in the MLPs.
-        sigma_min: smallest noise level of the sampler.
-        sigma_max: largest noise level of the sampler (EDM table 1: 0.002 to 80).
         sampler: ``ddpm``, ``ddim``, ``euler``, ``heun`` or ``dpm-solver++``.
         steps: of the sampler; Heun's method takes 2·steps - 1 network evaluations, the others
             one a step.
@@ -56,8 +54,6 @@ class DenoisingSettings:
     depth: int = 3
     heads: int = 4
     dropout: float = 0.0
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
     sampler: str = "heun"
     steps: int = 18
     ode_tolerance: float = 5e-4
@@ -81,8 +77,6 @@ class DenoisingModel(GenerativeModel):
         """Convolutions or a DiT for images, a residual MLP for points."""
         super().__init__(spec, settings)
         s = self.settings
-        find_sampler(s.sampler)
-        self.sigma_range = (s.sigma_min, s.sigma_max)
         self._solver = FlowSolver(s.ode_tolerance, s.trace_probes)
         self.register_buffer("sigma_data", torch.tensor(0.5))
         self.noise_embedding = NoiseEmbedding(s.width)
@@ -112,6 +106,11 @@ class DenoisingModel(GenerativeModel):
     def on_fit_start(self, data: Batch, generator: torch.Generator) -> None:
         """Measure σ_data, the standard deviation of the data in model space."""
         self.sigma_data.copy_(data.x.float().std())
+
+    @property
+    @abstractmethod
+    def sigma_range(self) -> tuple[float, float]:
+        """See `genzoo.model.Denoiser`."""
 
     @abstractmethod
     def denoise(self, x: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:

@@ -30,6 +30,8 @@ class DiffusionSettings(DenoisingSettings):
     """Settings of `Diffusion`, beside those of every denoiser.
 
     Attributes:
+        sigma_min: smallest noise level of sampler and likelihood (EDM table 1).
+        sigma_max: largest noise level (EDM table 1).
         log_sigma_mean: mean of ln σ in training; EDM's -1.2 suits σ_data = 0.5 and large images,
             small ones are decided at higher noise.
         log_sigma_std: standard deviation of ln σ in training (EDM table 1: 1.2).
@@ -37,6 +39,8 @@ class DiffusionSettings(DenoisingSettings):
             (images only; points always take the flow).
     """
 
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
     log_sigma_mean: float = -0.6
     log_sigma_std: float = 1.2
     likelihood: Literal["ode", "vlb"] = "ode"
@@ -59,6 +63,11 @@ class Diffusion(DenoisingModel):
         norm = (s**2 + sd**2).sqrt()
         out: Tensor = sd**2 / norm**2 * x
         return out + s * sd / norm * self.predict(x / norm, sigma.log() / 4, cond)
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """See `genzoo.model.Denoiser`."""
+        return self.settings.sigma_min, self.settings.sigma_max
 
     def sigmas(self, steps: int) -> Tensor:
         """EDM's: evenly spaced in σ^(1/7) (eq. 5)."""

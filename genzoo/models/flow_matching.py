@@ -23,6 +23,8 @@ class FlowMatchingSettings(DenoisingSettings):
     """Settings of `FlowMatching`, beside those of every denoiser.
 
     Attributes:
+        sigma_min: smallest noise level of sampler and likelihood (EDM table 1).
+        sigma_max: largest noise level (EDM table 1).
         time_mean: mean of logit t in training; the time is logit-normal (Esser et al. 2024,
             arXiv 2403.03206, eq. 19: 0 and 1).
         time_std: standard deviation of logit t in training.
@@ -30,6 +32,8 @@ class FlowMatchingSettings(DenoisingSettings):
             (Tong et al. 2024, arXiv 2302.00482), within each label.
     """
 
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
     time_mean: float = 0.0
     time_std: float = 1.0
     optimal_transport: bool = False
@@ -51,6 +55,11 @@ class FlowMatching(DenoisingModel):
         t = sigma / (1 + sigma)
         x_t = x / (1 + expand(sigma, x))
         return x_t - expand(t, x) * self.velocity(x_t, t, cond)
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """See `genzoo.model.Denoiser`."""
+        return self.settings.sigma_min, self.settings.sigma_max
 
     def sigmas(self, steps: int) -> Tensor:
         """Equal steps of t."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from genzoo.data import Split
 from genzoo.data.ranges import to_model
 from genzoo.errors import Diverged, InputError, unknown
-from genzoo.model import GenerativeModel
+from genzoo.model import GenerativeModel, group_of
 from genzoo.noise import derive_seed, generator
 from genzoo.training.budget import BudgetClock, Used, count_flops
 from genzoo.training.checkpoint import Checkpoint
@@ -206,7 +206,8 @@ class Trainer:
 
     def _run_phase(self, phase: str, state: TrainState, rate: float) -> None:
         self._train_only(phase)
-        group, optimizer = self.groups[phase], self.optimizers[phase]
+        group = self.groups[group_of(phase)]
+        optimizer = self.optimizers[group_of(phase)]
         optimizer.zero_grad(set_to_none=True)
         batch = self.batches[self.clock.used.images // self.batches.batch_size]
         loss = self._descend(batch, phase, state)
@@ -312,7 +313,7 @@ class Trainer:
     def _phases(self, state: TrainState) -> tuple[str, ...]:
         phases = self.model.phases(state)
         for phase in phases:
-            if phase not in self.groups:
+            if group_of(phase) not in self.groups:
                 raise unknown("phase", phase, self.groups)
         return phases
 
@@ -321,7 +322,7 @@ class Trainer:
         if self._trained != phase:
             for name, group in self.groups.items():
                 for parameter in group:
-                    parameter.requires_grad_(name == phase)
+                    parameter.requires_grad_(name == group_of(phase))
             self._trained = phase
 
     def _middle(self, state: TrainState) -> float:
