@@ -275,6 +275,16 @@ class HasLatent(Protocol):
 
 
 @runtime_checkable
+class HasPath(Protocol):
+    """A model that goes from noise to data in steps that can be looked at."""
+
+    def path(
+        self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions
+    ) -> Iterator[Tensor]:
+        """States from pure noise to the samples, (n, *shape) each."""
+
+
+@runtime_checkable
 class Denoiser(Protocol):
     """A model of E[x | x + sigma·noise], which every diffusion sampler can use.
 

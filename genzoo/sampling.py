@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genzoo.data import open_dataset
 from genzoo.data.ranges import to_display
-from genzoo.errors import InputError
+from genzoo.errors import InputError, unknown
 from genzoo.model import GenerativeModel
 from genzoo.progress import Progress, Silent
 from genzoo.runs import Run, disk_errors, open_run
 from genzoo.samples import SampleSet
+from genzoo.strips import STRIPS, interpolation, reconstruction, trajectory
 from genzoo.training import load_model, resolve_device
 from genzoo.training.device import memory_errors, synchronize
 from genzoo.types import DataSpec, SampleOptions
@@ -101,6 +103,7 @@ def sample(
     temperature: float | None = None,
     sampler: str | None = None,
     guidance_interval: tuple[float, float] | None = None,
+    show: str | None = None,
     batch_size: int = 256,
     device: str = "auto",
     out: str | Path | None = None,
@@ -121,6 +124,8 @@ def sample(
         temperature: scale of the prior's noise.
         sampler: a key of `genzoo.samplers.SAMPLERS`; the model's default where absent.
         guidance_interval: noise levels σ between which guidance acts; all where absent.
+        show: ``trajectory``, ``interpolate`` or ``reconstruct``: `n` rows of pictures of
+            `genzoo.strips` in the place of samples, one picture after the other.
         batch_size: how many at a time.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         out: ``.png`` for a grid, ``.npz``, or a folder for a PNG each; nothing where absent.
@@ -139,6 +144,8 @@ def sample(
     kind = None if out is None else _kind_of_output(Path(out), run.spec)
     net = load_model(run, device=resolve_device(device), model=model, trust=trust)
     cond = None if labels is None else chosen_labels(net.spec, labels, n)
+    if show is not None:
+        return _show(net, run, show, n, seed, cond, options, out, kind)
     drawn = draw(
         net,
         n,
@@ -152,6 +159,39 @@ def sample(
     if out is not None:
         _write(samples, Path(out), kind, run.config["data"]["class_names"], n)
     return samples
+
+
+def _show(
+    net: GenerativeModel,
+    run: Run,
+    show: str,
+    n: int,
+    seed: int,
+    cond: Mapping[str, Tensor] | None,
+    options: SampleOptions,
+    out: str | Path | None,
+    kind: str | None,
+) -> SampleSet:
+    """Rows of pictures as one set, and written as a grid of that many columns."""
+    if show not in STRIPS:
+        raise unknown("show", show, STRIPS)
+    if show == "trajectory":
+        rows = trajectory(net, n, cond=cond, seed=seed, options=options)
+    elif show == "interpolate":
+        rows = interpolation(net, n, cond=cond, seed=seed)
+    else:
+        told = run.config["data"]
+        test = open_dataset(told["name"], told["root"], size=told["size"]).test
+        labelled = net.spec.num_classes and test.labels is not None and cond is None
+        known = {"label": test.labels[:n]} if labelled and test.labels is not None else cond
+        rows = reconstruction(net, test.data[:n], known)
+    flat = Drawn(rows.flatten(0, 1), None, 0.0, 0).as_samples(net.spec)
+    if out is not None and kind == "png":
+        with disk_errors(Path(out)):
+            flat.write_grid_png(out, columns=rows.shape[1], limit=None)
+    elif out is not None:
+        _write(flat, Path(out), kind, (), len(rows))
+    return flat
 
 
 def chosen_labels(spec: DataSpec, labels: str | Sequence[int], n: int) -> dict[str, Tensor]:

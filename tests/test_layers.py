@@ -23,7 +23,7 @@ ORDER = (
     ("genzoo.data",),
     ("genzoo.nets", "genzoo.samplers", "genzoo.denoiser_likelihood"),
     ("genzoo.models",),
-    ("genzoo.ops", "genzoo.checks"),
+    ("genzoo.ops", "genzoo.checks", "genzoo.strips"),
     ("genzoo.samples",),
     ("genzoo.runs",),
     ("genzoo.training",),

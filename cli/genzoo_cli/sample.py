@@ -20,6 +20,8 @@ from genzoo_cli.show import samples_answer
         "genzoo sample runs/diffusion-digits-s0 -n 64 -o grid.png",
         "genzoo sample runs/diffusion-digits-s0 -n 1000 -o samples.npz --seed 1 --steps 10",
         "genzoo sample runs/diffusion-digits-s0 -o strong.png --guidance 2 --sampler dpm-solver++",
+        "genzoo sample runs/diffusion-digits-s0 -n 6 --trajectory -o film.png",
+        "genzoo sample runs/flow-digits-s0 -n 6 --interpolate -o between.png",
         "genzoo sample runs/vae-digits-s0 -n 20 --labels 3,7 -o images/",
     ),
 )
@@ -48,6 +50,24 @@ from genzoo_cli.show import samples_answer
     type=options.interval,
     metavar="LOW,HIGH",
     help="Guide at noise levels between these only.",
+)
+@click.option(
+    "--trajectory",
+    "show",
+    flag_value="trajectory",
+    help="N rows from noise to a sample in the place of samples.",
+)
+@click.option(
+    "--interpolate",
+    "show",
+    flag_value="interpolate",
+    help="N rows from one latent code to another.",
+)
+@click.option(
+    "--reconstruct",
+    "show",
+    flag_value="reconstruct",
+    help="N held-out items, each beside what its latent code keeps of it.",
 )
 @click.option(
     "--batch-size",
