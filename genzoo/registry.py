@@ -72,6 +72,12 @@ _ALL = (
         "EDM-preconditioned denoiser, sampled with Heun's method",
     ),
     ModelEntry(
+        "autoregressive",
+        "genzoo.models.autoregressive:Autoregressive",
+        "autoregressive",
+        "causal transformer on patches, a masked network within each; exact likelihood",
+    ),
+    ModelEntry(
         "noise",
         "genzoo.models.controls:Noise",
         "control",

@@ -19,6 +19,7 @@ SMALL: Mapping[str, Mapping[str, object]] = {
     "vae": {"width": 32, "layers": 2, "heads": 2},
     "flow": {"width": 32, "blocks": 3, "heads": 2},
     "diffusion": {"width": 32, "depth": 2, "heads": 2, "steps": 6},
+    "autoregressive": {"width": 32, "depth": 2, "heads": 2, "hidden": 16, "mixtures": 5},
 }
 KNOWN = {"noise": {"the_label_matters": "uniform noise ignores labels on purpose"}}
 
