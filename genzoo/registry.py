@@ -78,6 +78,12 @@ _ALL = (
         "causal transformer on patches, a masked network within each; exact likelihood",
     ),
     ModelEntry(
+        "pixelcnn",
+        "genzoo.models.pixelcnn:PixelCNN",
+        "autoregressive",
+        "gated causal convolutions, pixel by pixel; exact likelihood (PixelCNN)",
+    ),
+    ModelEntry(
         "noise",
         "genzoo.models.controls:Noise",
         "control",

@@ -20,6 +20,7 @@ SMALL: Mapping[str, Mapping[str, object]] = {
     "flow": {"width": 32, "blocks": 3, "heads": 2},
     "diffusion": {"width": 32, "depth": 2, "heads": 2, "steps": 6},
     "autoregressive": {"width": 32, "depth": 2, "heads": 2, "hidden": 16, "mixtures": 5},
+    "pixelcnn": {"width": 16, "depth": 3, "hidden": 16, "mixtures": 5},
 }
 KNOWN = {"noise": {"the_label_matters": "uniform noise ignores labels on purpose"}}
 

@@ -101,7 +101,7 @@ class Gaussians(Law):
     def sample(self, parameters: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         """See `Law.sample`."""
         mean, log_std = _component(*self._split(parameters), uniform[..., 0], temperature)
-        quantile = torch.special.ndtri(uniform[..., 1].clamp(1e-6, 1 - 1e-6))
+        quantile: Tensor = torch.special.ndtri(uniform[..., 1].clamp(1e-6, 1 - 1e-6))
         return mean + log_std.exp() * quantile * temperature
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,7 +169,8 @@ class TokenHead(nn.Module):
 def choose(logits: Tensor, uniform: Tensor) -> Tensor:
     """The index at which the cumulative probability passes `uniform`: (…, K), (…) -> (…)."""
     edges = logits.softmax(-1).cumsum(-1)[..., :-1]  # the last is 1 but for rounding
-    return (uniform[..., None] > edges).sum(-1)
+    index: Tensor = (uniform[..., None] > edges).sum(-1)
+    return index
 
 
 def _component(
