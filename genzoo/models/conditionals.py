@@ -157,8 +157,8 @@ class TokenHead(nn.Module):
 
     def _units(self, context: Tensor) -> Tensor:
         """What the context says to the hidden units, (…, size, hidden)."""
-        units: Tensor = self.context(context)
-        return units.unflatten(-1, (self.size, -1))
+        units: Tensor = self.context(context).unflatten(-1, (self.size, -1))
+        return units
 
     def _read(self, units: Tensor) -> Tensor:
         h = F.silu(units)
