@@ -75,13 +75,15 @@ class Autoregressive(GenerativeModel):
         self.size = spec.shape[0] * self.patch**2 if spec.is_image else 1
         self.tokens = spec.dim // self.size
         self.condition = ConditionEmbedding(spec, s.width, s.augment > 0)
-        self.embed = nn.Linear(self.size, s.width)
+        self.embed = nn.Sequential(nn.Linear(self.size, s.width), nn.Dropout(s.dropout))
         self.position = nn.Parameter(0.02 * torch.randn(self.tokens, s.width))
         self.layers = nn.ModuleList(
             Block(s.width, s.heads, s.width, causal=True, dropout=s.dropout) for _ in range(s.depth)
         )
         self.norm = nn.LayerNorm(s.width)
-        self.head = TokenHead(spec, self.size, s.width, s.hidden, s.mixtures)
+        self.head = TokenHead(
+            spec, self.size, s.width, hidden=s.hidden, mixtures=s.mixtures, dropout=s.dropout
+        )
 
     def recipe(self) -> Recipe:
         """AdamW with a cosine to 0."""

@@ -124,7 +124,16 @@ class TokenHead(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, spec: DataSpec, size: int, context: int, hidden: int, mixtures: int) -> None:
+    def __init__(
+        self,
+        spec: DataSpec,
+        size: int,
+        context: int,
+        *,
+        hidden: int,
+        mixtures: int,
+        dropout: float = 0.0,
+    ) -> None:
         """For tokens of `size` numbers and a context of `context` features."""
         super().__init__()
         self.size, self.law = size, law_of(spec, mixtures)
@@ -132,6 +141,7 @@ class TokenHead(nn.Module):
         self.within = nn.Parameter(torch.randn(size, size, hidden) / math.sqrt(size))
         earlier = torch.ones(size, size).triu(1)  # [j, i]: 1 where number j comes before i
         self.register_buffer("mask", earlier[..., None], persistent=False)
+        self.dropout = nn.Dropout(dropout)
         self.mix = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, self.law.numbers)
         nn.init.zeros_(self.out.weight)
@@ -161,7 +171,7 @@ class TokenHead(nn.Module):
         return units
 
     def _read(self, units: Tensor) -> Tensor:
-        h = F.silu(units)
+        h = self.dropout(F.silu(units))
         out: Tensor = self.out(h + F.silu(self.mix(h)))
         return out
 

@@ -151,7 +151,14 @@ class PixelCNN(GenerativeModel):
         if spec.is_image:
             channels = spec.shape[0]
             self.stacks = CausalConvolutions(channels, s.width, s.depth, s.width, s.dropout)
-        self.head = TokenHead(spec, spec.shape[0], s.width, s.hidden, s.mixtures)
+        self.head = TokenHead(
+            spec,
+            spec.shape[0],
+            s.width,
+            hidden=s.hidden,
+            mixtures=s.mixtures,
+            dropout=s.dropout,
+        )
 
     def recipe(self) -> Recipe:
         """AdamW with a cosine to 0."""
