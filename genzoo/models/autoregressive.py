@@ -39,7 +39,8 @@ class AutoregressiveSettings:
         heads: attention heads.
         hidden: units that predict a number from the context and the patch's earlier numbers.
         mixtures: logistics a pixel of more than 32 levels, or Gaussians a coordinate.
-        dropout: in the MLPs.
+        dropout: of tokens and hidden units of images (measured; 1,000 digits are soon memorized).
+            Points come in plenty and have none.
         augment: share of the training images that are shifted (the network is told how far).
         batch_size: items a step.
         lr: peak learning rate.
@@ -53,8 +54,8 @@ class AutoregressiveSettings:
     heads: int = 4
     hidden: int = 64
     mixtures: int = 10
-    dropout: float = 0.1
-    augment: float = 0.7
+    dropout: float = 0.2
+    augment: float = 0.9
     batch_size: int = 64
     lr: float = 4e-3
     weight_decay: float = 0.01
@@ -74,15 +75,16 @@ class Autoregressive(GenerativeModel):
         self.patch = (s.patch or default_patch(spec)) if spec.is_image else 1
         self.size = spec.shape[0] * self.patch**2 if spec.is_image else 1
         self.tokens = spec.dim // self.size
+        dropout = s.dropout if spec.is_image else 0.0
         self.condition = ConditionEmbedding(spec, s.width, s.augment > 0)
-        self.embed = nn.Sequential(nn.Linear(self.size, s.width), nn.Dropout(s.dropout))
+        self.embed = nn.Sequential(nn.Linear(self.size, s.width), nn.Dropout(dropout))
         self.position = nn.Parameter(0.02 * torch.randn(self.tokens, s.width))
         self.layers = nn.ModuleList(
-            Block(s.width, s.heads, s.width, causal=True, dropout=s.dropout) for _ in range(s.depth)
+            Block(s.width, s.heads, s.width, causal=True, dropout=dropout) for _ in range(s.depth)
         )
         self.norm = nn.LayerNorm(s.width)
         self.head = TokenHead(
-            spec, self.size, s.width, hidden=s.hidden, mixtures=s.mixtures, dropout=s.dropout
+            spec, self.size, s.width, hidden=s.hidden, mixtures=s.mixtures, dropout=dropout
         )
 
     def recipe(self) -> Recipe:

@@ -34,7 +34,7 @@ class PixelCNNSettings:
         depth: gated layers; each lets a pixel see one row and one column further.
         hidden: units that predict a channel from the pixel's context and earlier channels.
         mixtures: logistics a pixel of more than 32 levels, or Gaussians a coordinate.
-        dropout: of the horizontal stack's features.
+        dropout: of features and hidden units of images; points come in plenty and have none.
         augment: share of the training images that are shifted (the network is told how far).
         batch_size: items a step.
         lr: peak learning rate.
@@ -55,7 +55,7 @@ class PixelCNNSettings:
 
 
 class GatedLayer(nn.Module):
-    """tanh(W_f * x + V_f c) ⊙ σ(W_g * x + V_g c) in both stacks (eq. 2-4 and figure 2)."""
+    """tanh(W_f * x + V_f c) ⊙ σ(W_g * x + V_g c) in both stacks (eq. 4 and figure 2)."""
 
     def __init__(self, width: int, cond_width: int, dropout: float) -> None:
         """`width` features in, as many out."""
@@ -157,7 +157,7 @@ class PixelCNN(GenerativeModel):
             s.width,
             hidden=s.hidden,
             mixtures=s.mixtures,
-            dropout=s.dropout,
+            dropout=s.dropout if spec.is_image else 0.0,
         )
 
     def recipe(self) -> Recipe:
