@@ -36,7 +36,7 @@ class PixelCNNSettings:
         mixtures: logistics a pixel of more than 32 levels, or Gaussians a coordinate.
         dropout: of features and hidden units of images; points come in plenty and have none.
         augment: share of the training images that are shifted (the network is told how far).
-        batch_size: items a step.
+        batch_size: items a step; few, because full-resolution convolutions are slow.
         lr: peak learning rate.
         weight_decay: of AdamW.
         ema: half-life of the weight average as a fraction of the budget.
@@ -48,7 +48,7 @@ class PixelCNNSettings:
     mixtures: int = 10
     dropout: float = 0.1
     augment: float = 0.7
-    batch_size: int = 64
+    batch_size: int = 32
     lr: float = 4e-3
     weight_decay: float = 0.01
     ema: float = 0.05
