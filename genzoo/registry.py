@@ -96,6 +96,18 @@ _ALL = (
         "average velocity along straight paths: one step from noise to data",
     ),
     ModelEntry(
+        "autoregressive",
+        "genzoo.models.autoregressive:Autoregressive",
+        "autoregressive",
+        "causal transformer on patches, a masked network within each; exact likelihood",
+    ),
+    ModelEntry(
+        "pixelcnn",
+        "genzoo.models.pixelcnn:PixelCNN",
+        "autoregressive",
+        "gated causal convolutions, pixel by pixel; exact likelihood (PixelCNN)",
+    ),
+    ModelEntry(
         "noise",
         "genzoo.models.controls:Noise",
         "control",

@@ -23,6 +23,8 @@ SMALL: Mapping[str, Mapping[str, object]] = {
     "ddpm": {"width": 32, "depth": 2, "heads": 2, "steps": 6},
     "consistency": {"width": 32, "depth": 2, "heads": 2},
     "meanflow": {"width": 32, "depth": 2, "heads": 2},
+    "autoregressive": {"width": 32, "depth": 2, "heads": 2, "hidden": 16, "mixtures": 5},
+    "pixelcnn": {"width": 16, "depth": 3, "hidden": 16, "mixtures": 5},
 }
 KNOWN = {
     "noise": {"the_label_matters": "uniform noise ignores labels on purpose"},
