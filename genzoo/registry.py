@@ -66,6 +66,24 @@ _ALL = (
         "transformer autoregressive flow on patches (TarFlow)",
     ),
     ModelEntry(
+        "realnvp",
+        "genzoo.models.coupling_flows:RealNVP",
+        "normalizing flow",
+        "affine couplings with alternating masks on several scales (RealNVP)",
+    ),
+    ModelEntry(
+        "glow",
+        "genzoo.models.coupling_flows:Glow",
+        "normalizing flow",
+        "normalization, invertible 1x1 convolutions and affine couplings (Glow)",
+    ),
+    ModelEntry(
+        "spline-flow",
+        "genzoo.models.coupling_flows:SplineFlow",
+        "normalizing flow",
+        "Glow's steps with rational-quadratic spline couplings (neural spline flow)",
+    ),
+    ModelEntry(
         "diffusion",
         "genzoo.models.diffusion:Diffusion",
         "diffusion",

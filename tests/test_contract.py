@@ -18,6 +18,9 @@ SMALL: Mapping[str, Mapping[str, object]] = {
     "gan": {"width": 32, "depth": 1},
     "vae": {"width": 32, "layers": 2, "heads": 2},
     "flow": {"width": 32, "blocks": 3, "heads": 2},
+    "realnvp": {"width": 32, "couplings": 4},
+    "glow": {"width": 32, "couplings": 3},
+    "spline-flow": {"width": 32, "couplings": 3},
     "diffusion": {"width": 32, "depth": 2, "heads": 2, "steps": 6},
 }
 KNOWN = {"noise": {"the_label_matters": "uniform noise ignores labels on purpose"}}
