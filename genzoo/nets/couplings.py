@@ -6,6 +6,7 @@ parameters a network reads off the kept ones: the Jacobian is triangular, both w
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
@@ -189,8 +190,8 @@ class SplineCoupling(Coupling):
         return inverse_spline(y, knots(raw, self.bins, self.bound))
 
 
-class Conditioner(nn.Module):
-    """The network of a coupling: convolutions on a grid, an MLP for points; starts at 0."""
+class ConvConditioner(nn.Module):
+    """Convolutions on a grid, for a coupling; starts at 0."""
 
     def __init__(
         self,
@@ -201,15 +202,8 @@ class Conditioner(nn.Module):
         depth: int,
         dropout: float,
     ) -> None:
-        """From `channels` to `outputs` numbers at each position of the `grid`, (1, 1) for points.
-
-        Conditions have `width` numbers, as many as there are features.
-        """
+        """From `channels` to `outputs` numbers at each position; conditions have `width`."""
         super().__init__()
-        self.mlp: ResidualMLP | None = None
-        if grid == (1, 1):
-            self.mlp = ResidualMLP(channels, outputs, width, depth, width, dropout)
-            return
         self.embed = nn.Conv2d(channels, width, 1)
         self.position = nn.Parameter(0.02 * torch.randn(width, *grid))
         self.blocks = nn.ModuleList(ConvBlock(width, width, dropout) for _ in range(depth))
@@ -219,13 +213,35 @@ class Conditioner(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """(B, channels, H, W), (B, width) -> (B, outputs, H, W)."""
-        if self.mlp is not None:
-            return self.mlp(x.flatten(1), c)[:, :, None, None]  # type: ignore[no-any-return]
         h = self.embed(x) + self.position
         for block in self.blocks:
             h = block(h, c)
         out: Tensor = self.out(F.silu(h))
         return out
+
+
+class FlatConditioner(nn.Module):
+    """An MLP that sees the whole grid at once, for points and small grids; starts at 0."""
+
+    def __init__(
+        self,
+        channels: int,
+        outputs: int,
+        grid: tuple[int, int],
+        width: int,
+        depth: int,
+        dropout: float,
+    ) -> None:
+        """See `ConvConditioner`."""
+        super().__init__()
+        self.shape = (outputs, *grid)
+        area = math.prod(grid)
+        self.mlp = ResidualMLP(channels * area, outputs * area, width, depth, width, dropout)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """(B, channels, H, W), (B, width) -> (B, outputs, H, W)."""
+        out: Tensor = self.mlp(x.flatten(1), c)
+        return out.view(-1, *self.shape)
 
 
 # -- masks -------------------------------------------------------------------------------------
