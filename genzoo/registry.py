@@ -63,7 +63,13 @@ _ALL = (
         "flow",
         "genzoo.models.flow:Flow",
         "normalizing flow",
-        "transformer autoregressive flow on patches (TarFlow)",
+        "transformer autoregressive flow on patches, samples denoised (TarFlow)",
+    ),
+    ModelEntry(
+        "flow-density",
+        "genzoo.models.flow:DensityFlow",
+        "normalizing flow",
+        "the same flow trained for bits/dim on dequantized images (TarFlow)",
     ),
     ModelEntry(
         "realnvp",

@@ -66,8 +66,8 @@ class CouplingSettings:
         dropout: inside the blocks.
         limit: largest log scale of a coupling, approached as by tanh (Dinh et al. 2017, s. 4.1).
         augment: share of the training images that are shifted (the networks are told how far).
-        noise: standard deviation in model space of Gaussian noise that training adds in place of
-            uniform dequantization and that sampling removes again; 0 trains for bits/dim.
+        noise: standard deviation in model space of Gaussian noise that training adds to images in
+            place of uniform dequantization and that sampling removes; 0 trains for bits/dim.
         batch_size: items a step.
         lr: peak learning rate.
         weight_decay: of AdamW.
@@ -83,7 +83,7 @@ class CouplingSettings:
     dropout: float = 0.1
     limit: float = 3.0
     augment: float = 0.7
-    noise: float = 0.0
+    noise: float = 0.1
     batch_size: int = 64
     lr: float = 2e-3
     weight_decay: float = 0.01
