@@ -250,11 +250,13 @@ class SettingInfo:
 
 
 def describe_settings(cls: type) -> list[SettingInfo]:
-    """The fields of a settings dataclass, explained by its docstring's ``Attributes``."""
+    """The fields of a settings dataclass, explained by ``Attributes`` in docstrings, its own first."""
     hints = typing.get_type_hints(cls)
-    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
-    said = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
-    meaning = {name: " ".join(text.split()).replace("`", "") for name, text in said}
+    meaning: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        _, _, section = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")
+        said = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
+        meaning |= {name: " ".join(text.split()).replace("`", "") for name, text in said}
     return [
         SettingInfo(f.name, _type_name(hints[f.name]), f.default, meaning.get(f.name, ""))
         for f in dataclasses.fields(cls)

@@ -52,7 +52,7 @@ FIRST_ITEMS = 512  # that ActNorm is initialized with
 
 @dataclass(frozen=True)
 class CouplingSettings:
-    """Settings of `RealNVP` and `Glow`.
+    """Settings of every coupling flow.
 
     Attributes:
         patch: side of a patch in pixels; 0 chooses 2 for sides up to 16 and 4 above.
@@ -64,7 +64,6 @@ class CouplingSettings:
         width: features of the networks.
         depth: residual blocks of each network.
         dropout: inside the blocks.
-        limit: largest log scale of a coupling, approached as by tanh (Dinh et al. 2017, s. 4.1).
         augment: share of the training images that are shifted (the networks are told how far).
         noise: standard deviation in model space of Gaussian noise that training adds to images in
             place of uniform dequantization and that sampling removes; 0 trains for bits/dim.
@@ -81,7 +80,6 @@ class CouplingSettings:
     width: int = 128
     depth: int = 1
     dropout: float = 0.1
-    limit: float = 3.0
     augment: float = 0.7
     noise: float = 0.1
     batch_size: int = 64
@@ -91,12 +89,23 @@ class CouplingSettings:
 
 
 @dataclass(frozen=True)
+class AffineFlowSettings(CouplingSettings):
+    """Settings of `RealNVP` and `Glow`: those of `CouplingSettings`, and of the lines.
+
+    Attributes:
+        limit: bound of a coupling's log scale, by a tanh as in Dinh et al. 2017, section 4.1.
+    """
+
+    limit: float = 3.0
+
+
+@dataclass(frozen=True)
 class SplineFlowSettings(CouplingSettings):
     """Settings of `SplineFlow`: those of `CouplingSettings`, and of the splines.
 
     Attributes:
-        bins: of each spline (Durkan et al. 2019, table 5).
-        bound: splines live on [-bound, bound], lines beyond.
+        bins: of each spline (8 as in Durkan et al. 2019).
+        bound: splines live on [-bound, bound], the identity beyond; 5 holds what is standardized.
     """
 
     bins: int = 8
@@ -210,6 +219,8 @@ class CouplingFlow(NormalizingFlow):
 class RealNVP(CouplingFlow):
     """Affine couplings with alternating masks, without batch norm (Dinh et al. 2017)."""
 
+    Settings = AffineFlowSettings
+
     def step(self, i: int, channels: int, squeeze: int, network: MakeNetwork) -> Iterator[Map]:
         """Checkerboard, its complement, half of the channels, the other half (section 3.4)."""
         board = checkerboard(channels // squeeze**2, squeeze)
@@ -219,6 +230,8 @@ class RealNVP(CouplingFlow):
 
 class Glow(CouplingFlow):
     """ActNorm, invertible 1×1 convolution, affine coupling (Kingma & Dhariwal 2018, table 1)."""
+
+    Settings: ClassVar[type] = AffineFlowSettings
 
     def step(self, i: int, channels: int, squeeze: int, network: MakeNetwork) -> Iterator[Map]:
         """One step of flow (figure 2a)."""

@@ -151,7 +151,7 @@ class Coupling(Map):
 
 
 class AffineCoupling(Coupling):
-    """y = (x - t) exp(-s), RealNVP's equation 4 towards the latent."""
+    """y = (x - t) exp(-s), RealNVP's equations 4 and 5 towards the latent."""
 
     def __init__(self, mask: Tensor, network: MakeNetwork, limit: float) -> None:
         """`limit` bounds the log scale s."""

@@ -77,7 +77,7 @@ def spline(x: Tensor, at: Knots) -> tuple[Tensor, Tensor]:
 
 
 def inverse_spline(y: Tensor, at: Knots) -> Tensor:
-    """The x whose image is y, (…) -> (…): the root of a quadratic (eqs. 6 to 8)."""
+    """The x whose image is y, (…) -> (…): the root of a quadratic (appendix A.1)."""
     inside = y.abs() < at.y[..., -1]
     x0, width, y0, height, d0, d1 = _bin(at, torch.where(inside, y, 0.0), at.y)
     secant = height / width

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from genzoo.model import evaluating
 from genzoo.models.coupling_flows import (
+    AffineFlowSettings,
     CouplingFlow,
-    CouplingSettings,
     Glow,
     RealNVP,
     SplineFlow,
@@ -55,7 +55,7 @@ def shaken(module: nn.Module, amount: float = 0.2) -> nn.Module:
 
 def small(cls: type[CouplingFlow], spec: DataSpec, **other: float) -> CouplingFlow:
     torch.manual_seed(0)
-    settings = SplineFlowSettings if cls is SplineFlow else CouplingSettings
+    settings = SplineFlowSettings if cls is SplineFlow else AffineFlowSettings
     network = "conv" if spec is COLOURS else "auto"
     return cls(spec, settings(width=16, scales=3, couplings=4, network=network, **other))  # type: ignore[arg-type]
 
