@@ -250,7 +250,7 @@ class SettingInfo:
 
 
 def describe_settings(cls: type) -> list[SettingInfo]:
-    """The fields of a settings dataclass, explained by ``Attributes`` in docstrings, its own first."""
+    """The fields of a settings dataclass, explained by its and its bases' docstrings."""
     hints = typing.get_type_hints(cls)
     meaning: dict[str, str] = {}
     for base in reversed(cls.__mro__):
