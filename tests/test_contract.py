@@ -20,8 +20,8 @@ SMALL: Mapping[str, Mapping[str, object]] = {
     "flow": {"width": 32, "blocks": 3, "heads": 2},
     "flow-density": {"width": 32, "blocks": 2, "heads": 2},
     "realnvp": {"width": 32, "couplings": 4},
-    "glow": {"width": 32, "couplings": 2},
-    "spline-flow": {"width": 32, "couplings": 2},
+    "glow": {"width": 32, "couplings": 4},
+    "spline-flow": {"width": 32, "couplings": 4},
     "diffusion": {"width": 32, "depth": 2, "heads": 2, "steps": 6},
 }
 KNOWN = {"noise": {"the_label_matters": "uniform noise ignores labels on purpose"}}

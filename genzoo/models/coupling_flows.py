@@ -46,7 +46,7 @@ from genzoo.nets.couplings import (
 from genzoo.nets.embeddings import ConditionEmbedding
 from genzoo.types import Batch, DataSpec, Recipe
 
-SMALL_GRID = 16  # positions up to which an MLP pays
+SMALL_GRID = 49  # positions up to which an MLP reads the grid
 FIRST_ITEMS = 512  # that ActNorm is initialized with
 
 
@@ -58,10 +58,10 @@ class CouplingSettings:
         patch: side of a patch in pixels; 0 chooses 2 for sides up to 16 and 4 above.
         scales: how often half of the channels leave while the rest is squeezed by 2, plus 1;
             as many as the image's sides allow; points have one.
-        couplings: on each scale.
+        couplings: in all, shared evenly by the scales.
         network: ``conv``, or an ``mlp`` that sees the whole grid; ``auto`` takes the latter for
-            points and grids of up to 16 positions, where it is four times as fast (measured).
-        width: features of the networks.
+            points and grids of up to 7 × 7, where it is several times as fast (measured).
+        width: features of the MLPs; convolutions have half as many.
         depth: residual blocks of each network.
         dropout: inside the blocks.
         augment: share of the training images that are shifted (the networks are told how far).
@@ -128,33 +128,39 @@ class CouplingFlow(NormalizingFlow):
         self.patch = (s.patch or default_patch(spec)) if spec.is_image else 1
         self.latent_shape = (spec.dim,)
         self.label = ConditionEmbedding(spec, s.width, s.augment > 0)
+        grids = self._grids()
+        # what leaves at each scale: half of the channels, and at the last all of them
+        self.shapes = [(c // 2, h, w) for c, h, w in grids[:-1]] + grids[-1:]
+        each = -(-s.couplings // len(grids))
         self.scales = nn.ModuleList()
-        self.shapes: list[tuple[int, int, int]] = []  # what leaves at each scale, (C, H, W)
-        channels, height, width = spec.shape if spec.is_image else (spec.dim, 1, 1)
-        squeeze = self.patch
-        for scale in range(s.scales):
-            if scale:
-                if height % 2 or width % 2:
-                    break
-                channels, squeeze = channels // 2, 2
-                self.shapes[-1] = (channels, height, width)
-            channels, height, width = channels * squeeze**2, height // squeeze, width // squeeze
-            network = partial(
-                self._network_of(height * width),
-                grid=(height, width),
-                width=s.width,
-                depth=s.depth,
-                dropout=s.dropout,
-            )
-            steps = (self.step(i, channels, squeeze, network) for i in range(s.couplings))
+        for i, (channels, height, width) in enumerate(grids):
+            squeeze = 2 if i else self.patch
+            network = self._network((height, width))
+            steps = (self.step(j, channels, squeeze, network) for j in range(each))
             self.scales.append(Chain(m for step in steps for m in step))
-            self.shapes.append((channels, height, width))
 
-    def _network_of(self, positions: int) -> type[FlatConditioner] | type[ConvConditioner]:
-        flat = not self.spec.is_image or positions <= SMALL_GRID
-        if self.settings.network != "auto":
-            flat = self.settings.network == "mlp"
-        return FlatConditioner if flat else ConvConditioner
+    def _grids(self) -> list[tuple[int, int, int]]:
+        """(C, H, W) of each scale, finest first."""
+        channels, height, width = self.spec.shape if self.spec.is_image else (self.spec.dim, 1, 1)
+        p = self.patch
+        grids = [(channels * p**2, height // p, width // p)]
+        while len(grids) < self.settings.scales and not (grids[-1][1] % 2 or grids[-1][2] % 2):
+            channels, height, width = grids[-1]
+            grids.append((2 * channels, height // 2, width // 2))
+        return grids
+
+    def _network(self, grid: tuple[int, int]) -> MakeNetwork:
+        """What makes a coupling's network on a grid (H, W)."""
+        s = self.settings
+        flat = s.network == "mlp" or (s.network == "auto" and math.prod(grid) <= SMALL_GRID)
+        return partial(
+            FlatConditioner if flat else ConvConditioner,
+            grid=grid,
+            width=s.width if flat else s.width // 2,
+            depth=s.depth,
+            cond_width=s.width,
+            dropout=s.dropout,
+        )
 
     @abstractmethod
     def step(self, i: int, channels: int, squeeze: int, network: MakeNetwork) -> Iterator[Map]:

@@ -200,19 +200,20 @@ class ConvConditioner(nn.Module):
         grid: tuple[int, int],
         width: int,
         depth: int,
+        cond_width: int,
         dropout: float,
     ) -> None:
-        """From `channels` to `outputs` numbers at each position; conditions have `width`."""
+        """From `channels` to `outputs` numbers at each position of the `grid`, (H, W)."""
         super().__init__()
         self.embed = nn.Conv2d(channels, width, 1)
         self.position = nn.Parameter(0.02 * torch.randn(width, *grid))
-        self.blocks = nn.ModuleList(ConvBlock(width, width, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(ConvBlock(width, cond_width, dropout) for _ in range(depth))
         self.out = nn.Conv2d(width, outputs, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """(B, channels, H, W), (B, width) -> (B, outputs, H, W)."""
+        """(B, channels, H, W), (B, cond_width) -> (B, outputs, H, W)."""
         h = self.embed(x) + self.position
         for block in self.blocks:
             h = block(h, c)
@@ -230,16 +231,17 @@ class FlatConditioner(nn.Module):
         grid: tuple[int, int],
         width: int,
         depth: int,
+        cond_width: int,
         dropout: float,
     ) -> None:
         """See `ConvConditioner`."""
         super().__init__()
         self.shape = (outputs, *grid)
         area = math.prod(grid)
-        self.mlp = ResidualMLP(channels * area, outputs * area, width, depth, width, dropout)
+        self.mlp = ResidualMLP(channels * area, outputs * area, width, depth, cond_width, dropout)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """(B, channels, H, W), (B, width) -> (B, outputs, H, W)."""
+        """(B, channels, H, W), (B, cond_width) -> (B, outputs, H, W)."""
         out: Tensor = self.mlp(x.flatten(1), c)
         return out.view(-1, *self.shape)
 

@@ -57,7 +57,8 @@ def small(cls: type[CouplingFlow], spec: DataSpec, **other: float) -> CouplingFl
     torch.manual_seed(0)
     settings = SplineFlowSettings if cls is SplineFlow else AffineFlowSettings
     network = "conv" if spec is COLOURS else "auto"
-    return cls(spec, settings(width=16, scales=3, couplings=4, network=network, **other))  # type: ignore[arg-type]
+    couplings = 12 if spec.is_image else 4
+    return cls(spec, settings(width=16, scales=3, couplings=couplings, network=network, **other))  # type: ignore[arg-type]
 
 
 def cond_of(spec: DataSpec, n: int) -> dict[str, Tensor]:
