@@ -79,7 +79,7 @@ class CouplingSettings:
     network: Literal["auto", "conv", "mlp"] = "auto"
     width: int = 128
     depth: int = 1
-    dropout: float = 0.1
+    dropout: float = 0.2
     augment: float = 0.7
     noise: float = 0.1
     batch_size: int = 64

@@ -162,9 +162,8 @@ class NormalizingFlow(Density, GenerativeModel):
         if not self.sigma:
             return spread(x, self.spec, generator)
         source = x.device if generator is None else generator.device
-        return x + self.sigma * torch.randn(x.shape, generator=generator, device=source).to(
-            x.device
-        )
+        normal = torch.randn(x.shape, generator=generator, device=source).to(x.device)
+        return x + self.sigma * normal
 
     def log_density(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """Log N(z; 0, I) + log |det ∂z/∂x|, (B,) nats."""
