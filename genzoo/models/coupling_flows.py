@@ -93,9 +93,11 @@ class AffineFlowSettings(CouplingSettings):
     """Settings of `RealNVP` and `Glow`: those of `CouplingSettings`, and of the lines.
 
     Attributes:
+        couplings: in all, shared evenly by the scales; lines are cheaper than splines and weaker.
         limit: bound of a coupling's log scale, by a tanh as in Dinh et al. 2017, section 4.1.
     """
 
+    couplings: int = 16
     limit: float = 3.0
 
 
