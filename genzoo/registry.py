@@ -63,7 +63,31 @@ _ALL = (
         "flow",
         "genzoo.models.flow:Flow",
         "normalizing flow",
-        "transformer autoregressive flow on patches (TarFlow)",
+        "transformer autoregressive flow on patches, samples denoised (TarFlow)",
+    ),
+    ModelEntry(
+        "flow-density",
+        "genzoo.models.flow:DensityFlow",
+        "normalizing flow",
+        "the same flow trained for bits/dim on dequantized images (TarFlow)",
+    ),
+    ModelEntry(
+        "realnvp",
+        "genzoo.models.coupling_flows:RealNVP",
+        "normalizing flow",
+        "affine couplings with alternating masks on several scales (RealNVP)",
+    ),
+    ModelEntry(
+        "glow",
+        "genzoo.models.coupling_flows:Glow",
+        "normalizing flow",
+        "normalization, invertible 1x1 convolutions and affine couplings (Glow)",
+    ),
+    ModelEntry(
+        "spline-flow",
+        "genzoo.models.coupling_flows:SplineFlow",
+        "normalizing flow",
+        "Glow's steps with rational-quadratic spline couplings (neural spline flow)",
     ),
     ModelEntry(
         "diffusion",
@@ -262,16 +286,13 @@ class SettingInfo:
 
 
 def describe_settings(cls: type) -> list[SettingInfo]:
-    """The fields of a settings dataclass, explained by its docstring's ``Attributes``.
-
-    What the docstring does not say may be in those of the classes that it extends.
-    """
+    """The fields of a settings dataclass, explained by its and its bases' docstrings."""
     hints = typing.get_type_hints(cls)
-    said = []
+    meaning: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        _, _, section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
-        said += re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
-    meaning = {name: " ".join(text.split()).replace("`", "") for name, text in said}
+        _, _, section = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")
+        said = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
+        meaning |= {name: " ".join(text.split()).replace("`", "") for name, text in said}
     return [
         SettingInfo(f.name, _type_name(hints[f.name]), f.default, meaning.get(f.name, ""))
         for f in dataclasses.fields(cls)
