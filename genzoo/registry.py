@@ -54,6 +54,24 @@ _ALL = (
         "relativistic GAN with gradient penalties on real and generated data (R3GAN)",
     ),
     ModelEntry(
+        "dcgan",
+        "genzoo.models.classic_gans:DCGAN",
+        "GAN",
+        "the original game, non-saturating: the critic is a classifier and may let modes go",
+    ),
+    ModelEntry(
+        "wgan-gp",
+        "genzoo.models.classic_gans:WGANGP",
+        "GAN",
+        "Wasserstein GAN with a gradient penalty",
+    ),
+    ModelEntry(
+        "sngan",
+        "genzoo.models.classic_gans:SNGAN",
+        "GAN",
+        "hinge loss and a spectrally normalized critic",
+    ),
+    ModelEntry(
         "vae",
         "genzoo.models.vae:VAE",
         "VAE",
@@ -228,8 +246,10 @@ class SettingInfo:
 def describe_settings(cls: type) -> list[SettingInfo]:
     """The fields of a settings dataclass, explained by its docstring's ``Attributes``."""
     hints = typing.get_type_hints(cls)
-    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
-    said = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
+    said: list[tuple[str, str]] = []
+    for base in reversed(cls.__mro__):  # what a subclass inherits is explained where it is defined
+        _, _, section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
+        said += re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
     meaning = {name: " ".join(text.split()).replace("`", "") for name, text in said}
     return [
         SettingInfo(f.name, _type_name(hints[f.name]), f.default, meaning.get(f.name, ""))

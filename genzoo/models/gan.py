@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from genzoo.data.ranges import spread
 from genzoo.model import GenerativeModel
+from genzoo.nets.adversarial import Layout, shown_to_critic, slope
 from genzoo.nets.augmentation import shifted
-from genzoo.nets.backbone import default_patch
 from genzoo.nets.embeddings import ConditionEmbedding, hide_labels
 from genzoo.noise import NoiseSource
 from genzoo.types import Batch, DataSpec, Loss, Recipe, SampleOptions, TrainState
@@ -38,6 +37,7 @@ class GANSettings:
         gamma: weight of R1 + R2 at the start of training.
         gamma_end: weight of R1 + R2 at its end.
         augment: share of the training images that are shifted (both networks are told how far).
+        diffaugment: show the critic randomly moved and masked images only (Zhao et al. 2020).
         label_dropout: how often the critic is not told the label. With few images a label, a
             critic that always knows it learns those images by heart.
         batch_size: real items a phase.
@@ -55,40 +55,13 @@ class GANSettings:
     gamma: float = 3.0
     gamma_end: float = 1.0
     augment: float = 0.7
+    diffaugment: bool = False
     label_dropout: float = 0.75
     batch_size: int = 128
     lr: float = 3e-3
     lr_end: float = 0.1
     beta2: float = 0.99
     ema: float = 0.05
-
-
-class Layout:
-    """How both networks see an item: a grid of patches, or one flat vector."""
-
-    def __init__(self, spec: DataSpec, s: GANSettings) -> None:
-        """Points are always flat."""
-        self.shape = spec.shape
-        self.patch, self.channels = 1, spec.dim
-        self.grid: tuple[int, ...] = ()
-        if spec.is_image and s.backbone == "conv":
-            self.patch = s.patch or default_patch(spec)
-            self.grid = tuple(n // self.patch for n in spec.shape[1:])
-            self.channels = spec.shape[0] * self.patch**2
-
-    def fold(self, x: Tensor) -> Tensor:
-        """(B, *shape) -> (B, channels, *grid)."""
-        return F.pixel_unshuffle(x, self.patch) if self.grid else x.flatten(1)
-
-    def unfold(self, h: Tensor) -> Tensor:
-        """(B, channels, *grid) -> (B, *shape)."""
-        return F.pixel_shuffle(h, self.patch) if self.grid else h.view(-1, *self.shape)
-
-    def layer(self, inputs: int, outputs: int) -> nn.Conv2d | nn.Linear:
-        """A 3×3 convolution on a grid, a linear layer on vectors."""
-        if self.grid:
-            return nn.Conv2d(inputs, outputs, 3, padding=1)
-        return nn.Linear(inputs, outputs)
 
 
 class ResidualBlock(nn.Module):
@@ -113,7 +86,7 @@ class Generator(nn.Module):
     def __init__(self, spec: DataSpec, s: GANSettings) -> None:
         """Convolutions on a grid of patches, or linear layers."""
         super().__init__()
-        self.layout = Layout(spec, s)
+        self.layout = Layout(spec, s.backbone, s.patch)
         self.cond = ConditionEmbedding(spec, s.latent, s.augment > 0)
         self.embed = nn.Linear(2 * s.latent, s.width * math.prod(self.layout.grid))
         self.blocks = nn.Sequential(*(ResidualBlock(self.layout, s.width) for _ in range(s.depth)))
@@ -138,7 +111,7 @@ class Critic(nn.Module):
     def __init__(self, spec: DataSpec, s: GANSettings) -> None:
         """The mirror image of `Generator`."""
         super().__init__()
-        self.layout = Layout(spec, s)
+        self.layout = Layout(spec, s.backbone, s.patch)
         self.embed = self.layout.layer(self.layout.channels, s.width)
         self.blocks = nn.Sequential(*(ResidualBlock(self.layout, s.width) for _ in range(s.depth)))
         self.features = nn.Linear(s.width * math.prod(self.layout.grid), 2 * s.width)
@@ -192,16 +165,14 @@ class GAN(GenerativeModel):
         x, cond = shifted(batch, self.settings.augment)
         known = hide_labels(cond, self.null_cond(len(x)), self.settings.label_dropout)
         z = torch.randn(len(x), self.settings.latent, device=x.device)
-        # Generated values are real numbers until the very end: unless both are spread over the
-        # levels' bins, the critic could tell them from data by their last digits alone.
-        real = spread(x, self.spec)
+        real = shown_to_critic(x, self.spec, self.settings.diffaugment)
         if phase == "generator":
-            fake = spread(self.generator(z, cond), self.spec)
+            fake = self._fake(z, cond)
             gap = self.critic(fake, known) - self.critic(real, known)
             total = F.softplus(-gap).mean()
             return Loss(total, {"adversarial": total.detach()})
         with torch.no_grad():
-            fake = spread(self.generator(z, cond), self.spec)
+            fake = self._fake(z, cond)
         real, fake = real.detach().requires_grad_(), fake.requires_grad_()
         on_real, on_fake = self.critic(real, known), self.critic(fake, known)
         adversarial = F.softplus(on_fake - on_real).mean()
@@ -223,6 +194,9 @@ class GAN(GenerativeModel):
         out: Tensor = self.generator(z, cond)
         return out
 
+    def _fake(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        return shown_to_critic(self.generator(z, cond), self.spec, self.settings.diffaugment)
+
     def _gamma(self, state: TrainState) -> float:
         """The penalty's weight, falling from `gamma` to `gamma_end` by a half cosine."""
         s = self.settings
@@ -232,5 +206,4 @@ class GAN(GenerativeModel):
 
 def _squared_slope(score: Tensor, x: Tensor) -> Tensor:
     """E|∇ₓ D(x)|², differentiable (R1 on real data, R2 on generated)."""
-    (slope,) = torch.autograd.grad(score.sum(), x, create_graph=True)
-    return slope.flatten(1).square().sum(1).mean()
+    return slope(score, x).square().sum(1).mean()
