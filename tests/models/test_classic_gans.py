@@ -75,6 +75,7 @@ def test_dcgans_best_critic_is_the_log_density_ratio() -> None:
     assert float(slope.abs().max()) < 1e-12
     middle = (p + q) / 2
     jsd = 0.5 * (p * (p / middle).log() + q * (q / middle).log()).sum()
+    best = best.detach()
     assert float(loss(best)) == pytest.approx(2 * math.log(2) - 2 * float(jsd))
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
@@ -150,9 +151,9 @@ def test_no_layer_of_sngans_critic_is_steeper_than_one(spec: DataSpec) -> None:
 
     Fails with: no power iteration after a step, the Frobenius norm, a layer left out.
     """
-    gan = small(SNGAN, spec, lr=3e-3)
+    gan = small(SNGAN, spec, lr=3e-3, batch_size=16)
     batch = some(spec, 64)
-    trainer = Trainer(gan, Split(*_raw(spec, batch)), Budget(80, "steps"), 0)
+    trainer = Trainer(gan, Split(*_raw(spec, batch)), Budget(60, "steps"), 0)
     for _ in range(2):
         weights = layers(gan.critic)
         assert len(weights) == (3 if spec is POINTS else 5)
@@ -175,7 +176,7 @@ def test_the_spectral_norm_takes_part_in_the_gradient() -> None:
 
     Fails with: σ detached.
     """
-    gan = small(SNGAN)
+    gan = small(SNGAN, augment=0.0)
     batch = some()
     gan.critic(batch.x, batch.cond).sum().backward()
     norms = [m for m in gan.critic.modules() if isinstance(m, parametrize.ParametrizationList)]
@@ -280,7 +281,7 @@ def test_diff_augment_never_mirrors() -> None:
 def test_only_colour_images_change_in_brightness() -> None:
     """By one number an image within ±½. Fails with: brightness on gray ones, a number a channel."""
     gray, colour = diff_augment(torch.full((99, 1, 8, 8), 0.3)), torch.full((99, 3, 8, 8), 0.3)
-    assert set(gray.unique().tolist()) == {0.0, pytest.approx(0.3)}
+    assert gray.unique().tolist() == pytest.approx([0.0, 0.3])
     change = diff_augment(colour)
     hidden = change == 0
     top = change.masked_fill(hidden, -9).flatten(1).amax(1) - 0.3
