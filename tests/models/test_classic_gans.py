@@ -334,5 +334,5 @@ def test_settings_explain_what_they_inherit() -> None:
     """`genzoo models wgan-gp` explains every field. Fails with: the subclass's docstring alone."""
     from genzoo.registry import describe_settings
 
-    for settings in (GANSettings, ClassicGANSettings, WGANGP.Settings):
+    for settings in (GANSettings, ClassicGANSettings, WGANGP.Settings, SNGAN.Settings):
         assert all(info.meaning for info in describe_settings(settings)), settings
