@@ -276,7 +276,8 @@ def test_compare_prints_the_table_and_the_page(tmp_path: Path, genzoo_says: Genz
 
 def test_models_and_their_settings(genzoo_says: Genzoo) -> None:
     names = [m["name"] for m in strict(genzoo_says("models", "--json").out)["models"]]
-    assert names[:4] == ["gan", "vae", "flow", "diffusion"]
+    families = ["gan", "vae", "flow", "diffusion"]
+    assert [name for name in names if name in families] == families
     said = genzoo_says("models", "vae")
     settings = strict(genzoo_says("models", "vae", "--json").out)["settings"]
     assert {"name", "type", "default", "meaning"} == set(settings[0])
