@@ -54,6 +54,24 @@ _ALL = (
         "relativistic GAN with gradient penalties on real and generated data (R3GAN)",
     ),
     ModelEntry(
+        "dcgan",
+        "genzoo.models.classic_gans:DCGAN",
+        "GAN",
+        "the original game, non-saturating: the critic is a classifier and may let modes go",
+    ),
+    ModelEntry(
+        "wgan-gp",
+        "genzoo.models.classic_gans:WGANGP",
+        "GAN",
+        "Wasserstein GAN with a gradient penalty",
+    ),
+    ModelEntry(
+        "sngan",
+        "genzoo.models.classic_gans:SNGAN",
+        "GAN",
+        "hinge loss and a spectrally normalized critic",
+    ),
+    ModelEntry(
         "vae",
         "genzoo.models.vae:VAE",
         "VAE",

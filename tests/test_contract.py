@@ -16,6 +16,9 @@ from genzoo.types import Batch, DataSpec, Loss, SampleOptions, TrainState
 
 SMALL: Mapping[str, Mapping[str, object]] = {
     "gan": {"width": 32, "depth": 1},
+    "dcgan": {"width": 32, "depth": 1},
+    "wgan-gp": {"width": 32, "depth": 1},
+    "sngan": {"width": 32, "depth": 1},
     "vae": {"width": 32, "layers": 2, "heads": 2},
     "flow": {"width": 32, "blocks": 3, "heads": 2},
     "flow-density": {"width": 32, "blocks": 2, "heads": 2},

@@ -42,3 +42,40 @@ def shifted(batch: Batch, probability: float) -> Batch:
         return batch
     x, shift = random_shift(batch.x, probability)
     return Batch(x, {**batch.cond, "shift": shift})
+
+
+def diff_augment(x: Tensor) -> Tensor:
+    """Move and mask images, differentiably (DiffAugment, Zhao et al. 2020, arXiv 2006.10738).
+
+    A critic that sees real and generated images through the same random transforms, in both
+    phases (eq. 4 and 5), cannot learn few real ones by heart, and the generator still has to match
+    the images themselves. Translation and cutout always; brightness only of colour images, since
+    ink on gray ones is their content. Never mirrored. Points come back as they are.
+
+    Args:
+        x: images in model space, (B, C, H, W).
+    """
+    if x.ndim != 4:
+        return x
+    if x.shape[1] == 3:
+        x = x + torch.rand(len(x), 1, 1, 1, device=x.device) - 0.5
+    moved, _ = random_shift(x, 1.0)
+    return cutout(moved)
+
+
+def cutout(x: Tensor) -> Tensor:
+    """Gray out a rectangle of half the sides, centred anywhere; differentiable.
+
+    Args:
+        x: images in model space, whose middle gray is 0; (B, C, H, W).
+    """
+    height, width = x.shape[2:]
+    rows, columns = _half(len(x), height, x.device), _half(len(x), width, x.device)
+    return x.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+def _half(n: int, side: int, device: torch.device) -> Tensor:
+    """Half of `side` around a random place, cut where it leaves the image: (n, side) bool."""
+    start = torch.randint(-(side // 4), side - side // 4, (n, 1), device=device)
+    place = torch.arange(side, device=device)
+    return (place >= start) & (place < start + side // 2)
