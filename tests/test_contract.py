@@ -17,6 +17,8 @@ from genzoo.types import Batch, DataSpec, Loss, SampleOptions, TrainState
 SMALL: Mapping[str, Mapping[str, object]] = {
     "gan": {"width": 32, "depth": 1},
     "vae": {"width": 32, "layers": 2, "heads": 2},
+    "gaussian-vae": {"latent": 4, "width": 32, "depth": 1},
+    "vqvae": {"width": 32, "depth": 1, "codes": 32, "prior_depth": 1, "heads": 2},
     "flow": {"width": 32, "blocks": 3, "heads": 2},
     "diffusion": {"width": 32, "depth": 2, "heads": 2, "steps": 6},
 }
