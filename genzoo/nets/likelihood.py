@@ -22,10 +22,10 @@ class GaussianLikelihood(nn.Module):
     """
 
     def __init__(self, spec: DataSpec) -> None:
-        """σ starts at 1, in model space."""
+        """In model space, where data have a standard deviation near 1; Adam moves ln σ slowly."""
         super().__init__()
         self.spec = spec
-        self.log_std = nn.Parameter(torch.zeros(()))
+        self.log_std = nn.Parameter(torch.tensor(-2.0))
 
     def forward(self, x: Tensor, mean: Tensor) -> Tensor:
         """Log p(x | mean) in nats, two (B, *shape) -> (B,): mass of levels, density of points."""
