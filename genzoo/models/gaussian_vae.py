@@ -66,7 +66,7 @@ class GaussianVAESettings:
     importance_samples: int = 1
     output: Output = "auto"
     augment: float = 0.7
-    batch_size: int = 128
+    batch_size: int = 64
     lr: float = 3e-3
     weight_decay: float = 0.01
     ema: float = 0.05

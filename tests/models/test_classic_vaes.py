@@ -22,7 +22,8 @@ from genzoo.training.loop import Trainer
 from genzoo.types import Batch, Budget, DataSpec, SampleOptions, TrainState
 
 IMAGES = DataSpec((1, 8, 8), 17, {"label": 3}, (0.5, 0.3, 0.2))
-POINTS = DataSpec((2,), None, location=(1.0, -1.0), scale=(2.0, 0.5))
+# Scales whose product is not 1, or an inverted Jacobian would not be seen.
+POINTS = DataSpec((2,), None, location=(1.0, -1.0), scale=(2.0, 0.3))
 DIRECTION, STD = torch.tensor([0.8, -0.5]), 0.4
 
 
@@ -72,7 +73,7 @@ def test_density_of_points_is_in_data_units() -> None:
     """Fails with: the scales' Jacobian inverted, a mean for the sum."""
     likelihood = GaussianLikelihood(POINTS)
     torch.nn.init.constant_(likelihood.log_std, math.log(STD))
-    raw, mean = torch.tensor([[2.0, -1.3]]), torch.tensor([[0.1, 0.2]])
+    raw, mean = torch.tensor([[2.0, -1.2]]), torch.tensor([[0.1, 0.2]])
     scale = torch.tensor(POINTS.scale)
     exact = torch.distributions.Normal(from_model(mean, POINTS), STD * scale).log_prob(raw).sum()
     found = likelihood(to_model(raw, POINTS), mean)
@@ -132,7 +133,7 @@ def exact_log_prob(raw: Tensor) -> Tensor:
     return law.log_prob(raw)
 
 
-RAW = torch.tensor([[1.0, -1.0], [2.5, -1.3], [-1.0, -0.3]])
+RAW = torch.tensor([[1.0, -1.0], [2.5, -1.2], [-1.0, -0.6]])
 
 
 @pytest.mark.parametrize("k", [1, 5])
