@@ -315,7 +315,8 @@ class VQVAE(GenerativeModel):
             tokens = x[:, None].expand(-1, self.latent_shape[0], -1)
         # Of fixed length (Yu et al. 2022, section 3.2): the reconstruction would reward ever
         # longer encodings, between which the entries are ever farther apart.
-        return F.normalize(self.encoder(tokens), dim=2) * self.latent_shape[1] ** 0.5
+        direction: Tensor = F.normalize(self.encoder(tokens), dim=2)
+        return direction * self.latent_shape[1] ** 0.5
 
     def _decoded(self, e: Tensor) -> Tensor:
         """(B, T, code_width) -> (B, *shape): a patch from each token, a point from their mean."""
