@@ -8,6 +8,7 @@ sequence of codes, so that log p(codes) + log p(x | codes) is a lower bound of l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -316,7 +317,7 @@ class VQVAE(GenerativeModel):
         # Of fixed length (Yu et al. 2022, section 3.2): the reconstruction would reward ever
         # longer encodings, between which the entries are ever farther apart.
         direction: Tensor = F.normalize(self.encoder(tokens), dim=2)
-        return direction * self.latent_shape[1] ** 0.5
+        return direction * math.sqrt(self.settings.code_width)
 
     def _decoded(self, e: Tensor) -> Tensor:
         """(B, T, code_width) -> (B, *shape): a patch from each token, a point from their mean."""
