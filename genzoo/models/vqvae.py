@@ -51,7 +51,7 @@ class VQVAESettings:
         heads: attention heads.
         dropout: in the prior's MLPs.
         commitment: weight β of the pull of the encoder towards its codes (eq. 3; 0.25 there, for
-            an error with a fixed weight; measured here).
+            encodings of any length and an error of fixed weight).
         first_stage: fraction of the budget for the autoencoder; the rest is the prior's.
         output: what a sample is: ``mean`` of the decoder or a ``sample`` of its distribution;
             ``auto`` is the mean for images and a sample for points. The likelihood speaks of
@@ -65,7 +65,7 @@ class VQVAESettings:
 
     patch: int = 0
     point_codes: int = 4
-    codes: int = 256
+    codes: int = 128
     code_width: int = 8
     width: int = 64
     depth: int = 2
@@ -73,7 +73,7 @@ class VQVAESettings:
     heads: int = 4
     dropout: float = 0.1
     commitment: float = 1.0
-    first_stage: float = 0.45
+    first_stage: float = 0.4
     output: Output = "auto"
     augment: float = 0.7
     batch_size: int = 64
