@@ -78,6 +78,18 @@ _ALL = (
         "variational autoencoder with a discretized-logistic likelihood",
     ),
     ModelEntry(
+        "gaussian-vae",
+        "genzoo.models.gaussian_vae:GaussianVAE",
+        "VAE",
+        "textbook VAE: one Gaussian latent; beta-VAE and IWAE by setting",
+    ),
+    ModelEntry(
+        "vqvae",
+        "genzoo.models.vqvae:VQVAE",
+        "VAE",
+        "discrete codes of patches (VQ-VAE), then an autoregressive prior over them",
+    ),
+    ModelEntry(
         "flow",
         "genzoo.models.flow:Flow",
         "normalizing flow",

@@ -20,6 +20,8 @@ SMALL: Mapping[str, Mapping[str, object]] = {
     "wgan-gp": {"width": 32, "depth": 1},
     "sngan": {"width": 32, "depth": 1},
     "vae": {"width": 32, "layers": 2, "heads": 2},
+    "gaussian-vae": {"latent": 4, "width": 32, "depth": 1},
+    "vqvae": {"width": 32, "depth": 1, "codes": 32, "prior_depth": 1, "heads": 2},
     "flow": {"width": 32, "blocks": 3, "heads": 2},
     "flow-density": {"width": 32, "blocks": 2, "heads": 2},
     "realnvp": {"width": 32, "couplings": 4},
