@@ -30,7 +30,7 @@ from genzoo.registry import build
 from genzoo.types import Batch, DataSpec, TrainState
 
 IMAGES = DataSpec((1, 8, 8), 17, {"label": 2}, (0.5, 0.5))
-POINTS = DataSpec((2,), None, location=(1.0, -2.0), scale=(2.0, 0.5))
+POINTS = DataSpec((2,), None, location=(1.0, -2.0), scale=(3.0, 0.5))
 
 Make = Callable[[DataSpec], GenerativeModel]
 

@@ -380,7 +380,7 @@ class PlainDenoiser(GenerativeModel):
 
 def test_any_denoiser_has_an_estimate_in_data_units() -> None:
     """N(0, ½²) in model space. Fails with: the scale's Jacobian left out."""
-    spec = DataSpec((2,), None, location=(1.0, -1.0), scale=(2.0, 0.5))
+    spec = DataSpec((2,), None, location=(1.0, -1.0), scale=(3.0, 0.5))
     model = PlainDenoiser(spec)
     able = likelihood_of(model)
     assert isinstance(able, FlowLikelihood) and able.likelihood == "estimate"

@@ -25,7 +25,7 @@ from genzoo.nets.augmentation import random_shift
 from genzoo.types import Batch, DataSpec, TrainState
 
 DIGITS = DataSpec((1, 8, 8), 17, {"label": 3}, (0.5, 0.3, 0.2))
-POINTS = DataSpec((2,), None, location=(1.0, -1.0), scale=(2.0, 0.5))
+POINTS = DataSpec((2,), None, location=(1.0, -1.0), scale=(3.0, 0.5))
 
 
 def shaken(model: torch.nn.Module, amount: float = 0.1) -> torch.nn.Module:
