@@ -35,6 +35,8 @@ class GenerativeModel(nn.Module, ABC):
 
     Settings: ClassVar[type] = NoSettings
     requires: ClassVar[Mapping[str, str]] = {}
+    # Settings that a start from a trained run's weights implies, where they are not given.
+    with_init: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, spec: DataSpec, settings: Any = None) -> None:
         """Remember what is modelled and how.

@@ -43,7 +43,7 @@ from genzoo.runs import (
     write_json,
 )
 from genzoo.sampling import draw
-from genzoo.training import find_model, load_model, resolve_device
+from genzoo.training import find_model, load_model, resolve_device, start_from
 from genzoo.training.device import (
     describe_machine,
     isolated_rng,
@@ -65,6 +65,7 @@ _AGREE = {
     "settings": "--set",
     "budget": "--budget",
     "seed": "--seed",
+    "init": "--init",
     "conditional": "--conditional",
     "samples": "--samples",
 }
@@ -80,6 +81,7 @@ def train(
     conditional: bool | None = None,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
+    init: str | Path | Run | None = None,
     resume: bool = False,
     evaluate: bool = True,
     samples: int = 1000,
@@ -99,6 +101,8 @@ def train(
         conditional: whether the model is shown labels; where absent, if the data have some.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         settings: of the model, by name.
+        init: a run whose weights to start from; the model must have the same parts, as
+            ``consistency`` and ``diffusion`` have. What that run cost is recorded.
         resume: go on with the run in `out`; starts one where there is none, and does nothing
             where it is finished.
         evaluate: score the samples at the end.
@@ -118,7 +122,9 @@ def train(
         if value < least:
             raise InputError(f"--{name} {value}: must be at least {least}")
     source, parsed, place = find_model(model), Budget.parse(budget), resolve_device(device)
-    resolved = source.settings(settings or {})
+    start = None if init is None else open_run(init)
+    implied = {} if start is None else source.cls.with_init
+    resolved = source.settings({**implied, **(settings or {})})
     name = data if isinstance(data, str) else data.name
     path = Path(out) if out is not None else Path("runs") / f"{source.short}-{slug(name)}-s{seed}"
     if not (resume or is_unused(path)):
@@ -136,6 +142,7 @@ def train(
             "data": _describe_data(dataset, data_root, size),
             "budget": str(parsed),
             "seed": seed,
+            "init": None if start is None else _describe_start(start),
             "conditional": _conditional(conditional, dataset),
             "device": str(place),
             "threads": count,
@@ -198,7 +205,10 @@ class _Job:
         spec = self.dataset.spec if config["conditional"] else self.dataset.spec.unconditional()
         with isolated_rng(self.device), memory_errors("training"):
             seed_global(derive_seed(seed, INITIALIZE), self.device)
-            model = self.source.build(spec, config["settings"]).to(self.device)
+            model = self.source.build(spec, config["settings"])
+            if config.get("init"):
+                start_from(model, open_run(config["init"]["run"]))
+            model = model.to(self.device)
             run.update_status(parameters=sum(p.numel() for p in model.parameters()))
             budget = Budget.parse(config["budget"])
             trainer = Trainer(model, self.dataset.train, budget, seed)
@@ -310,13 +320,21 @@ def _check_agreement(run: Run, config: Mapping[str, Any]) -> None:
         old, new = was.get(key), now[key]
         if old == new:
             continue
-        if isinstance(old, dict):
+        if isinstance(old, dict) and isinstance(new, dict):
             first = next(k for k in {**old, **new} if old.get(k) != new.get(k))
             old, new, shown = old.get(first), new.get(first), f"{shown} {first}"
         raise InputError(
             f"run '{run.path}' was begun with {shown} = {str(old):.60}, not {str(new):.60}; "
             "repeat the call that began it, or choose another --out"
         )
+
+
+def _describe_start(run: Run) -> dict[str, Any]:
+    """Whose weights a run starts from, and what they cost."""
+    run.weights()  # or the reason why there are none
+    cost = {name: run.status[name] for name in ("seconds", "images", "flops")}
+    told = {"run": str(run.path), "model": run.model, "budget": run.config["budget"]}
+    return {**told, "model_sha256": run.status["model_sha256"], **cost}
 
 
 def _describe_data(dataset: Dataset, root: str | Path | None, size: int | None) -> dict[str, Any]:

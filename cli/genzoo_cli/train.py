@@ -20,6 +20,7 @@ from genzoo_cli.show import run_answer
         "genzoo train --model diffusion",
         "genzoo train --model vae --data fashion-mnist --budget 5min --out runs/vae",
         "genzoo train --model flow --data folder:photos --size 16 --no-conditional",
+        "genzoo train --model consistency --init runs/diffusion-digits-s0",
         "genzoo train --model gan --data ring --budget 2000steps --seed 1 --resume",
     ),
 )
@@ -41,6 +42,9 @@ from genzoo_cli.show import run_answer
 @options.conditional
 @options.device
 @options.settings("width=128", "A setting of the model ('genzoo models NAME' lists them)")
+@click.option(
+    "--init", type=options.FILE, metavar="RUN", help="Start from the weights of this run."
+)
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in --out.")
 @click.option(
     "--evaluate/--no-evaluate",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ class Consistency(Diffusion):
     """A denoiser that is tuned until it finds the end of a path in one step."""
 
     Settings = ConsistencySettings
+    with_init: ClassVar[Mapping[str, Any]] = {"pretrain": 0.0}
 
     def recipe(self) -> Recipe:
         """That of the diffusion model, slower while it is tuned."""

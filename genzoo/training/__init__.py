@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from genzoo.training.device import available_devices, resolve_device
-from genzoo.training.loading import ModelSource, find_model, load_model
+from genzoo.training.loading import ModelSource, find_model, load_model, start_from
 from genzoo.training.loop import Trainer
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "find_model",
     "load_model",
     "resolve_device",
+    "start_from",
 ]

@@ -127,6 +127,23 @@ def load_model(
         return built.to(place).eval()
 
 
+def start_from(model: GenerativeModel, run: Run) -> None:
+    """Give a fresh model the averaged weights of a trained run with the same parts.
+
+    Raises:
+        InputError: the run has no weights, or they do not fit.
+    """
+    tensors = read_tensors(run.weights(), run.status["model_sha256"])
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise InputError(
+            f"--init {run.path}: its weights do not fit this model; give both the same "
+            f"--set width=… and the like ({detail:.200})"
+        ) from error
+
+
 def _from_class(cls: type[GenerativeModel]) -> ModelSource:
     if not (isinstance(cls, type) and issubclass(cls, GenerativeModel)):
         raise InputError(f"model {cls!r} is neither a name nor a subclass of GenerativeModel")

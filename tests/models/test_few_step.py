@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import genzoo
+from genzoo.errors import InputError
 from genzoo.models.consistency import TUNING, Consistency, ConsistencySettings
 from genzoo.models.diffusion import Diffusion, DiffusionSettings
 from genzoo.models.mean_flow import MeanFlow, MeanFlowSettings
@@ -152,3 +155,24 @@ def test_mean_flow_takes_other_samplers_too() -> None:
     with torch.no_grad():
         x = model.draw(NoiseSource(0, 0, 5), {}, SampleOptions(steps=4, sampler="heun"))
     assert bool(x.isfinite().all())
+
+
+# -- starting from a run ------------------------------------------------------------------------
+
+
+def test_a_consistency_model_starts_from_a_diffusion_run(tmp_path: Path) -> None:
+    """No pretraining is left, weights are the run's, its cost is recorded; sizes must agree.
+
+    Fails with: the pretraining done again, weights of the checkpoint of another run.
+    """
+    how = {"data": "ring", "samples": 4, "evaluate": False, "settings": {"width": 8, "depth": 1}}
+    teacher = genzoo.train("diffusion", budget="3steps", out=tmp_path / "teacher", **how)
+    run = genzoo.train("consistency", budget="1steps", out=tmp_path / "run", init=teacher, **how)
+    assert run.config["settings"]["pretrain"] == 0
+    assert run.config["init"]["images"] == teacher.status["images"] > 0
+    before, after = (genzoo.load_model(r).state_dict() for r in (teacher, run))
+    moved = max(float((before[k] - after[k]).abs().max()) for k in before)
+    assert 0 <= moved < 0.01
+    wide = {**how, "settings": {"width": 16, "depth": 1}}
+    with pytest.raises(InputError, match="do not fit this model"):
+        genzoo.train("consistency", budget="1steps", out=tmp_path / "x", init=teacher, **wide)
