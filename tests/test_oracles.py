@@ -442,3 +442,25 @@ def test_mixture_of_known_gaussians_has_their_density() -> None:
             drawn = model.sample(4000)
         assert float((drawn[:, 0] > 1).float().mean()) == pytest.approx(0.25, abs=0.03)
         assert float(drawn.std(0)[1]) == pytest.approx(float(x.std(0)[1]), rel=0.05)
+
+
+@pytest.mark.parametrize("spec", [DIGITS, POINTS], ids=["images", "points"])
+def test_codes_of_the_hierarchy_are_in_units_of_its_priors(spec: DataSpec) -> None:
+    """Decoding an item's code goes through the same latents as encoding it did.
+
+    Fails with: σ of the posterior, layers in another order.
+    """
+    model = shaken(VAE(spec, VAESettings(width=16, layers=3, latent=2, heads=2)))
+    assert isinstance(model, VAE)
+    x = torch.rand(4, *spec.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    cond = {"label": torch.tensor([0, 1, 2, 0])} if spec.num_classes else {}
+    merged: list[Tensor] = []
+    for layer in model.layers:
+        layer.merge.register_forward_pre_hook(lambda _, args: merged.append(args[0]))  # type: ignore[union-attr]
+    with torch.no_grad():
+        code = model.encode(x, cond)
+        model.decode(code, cond)
+    assert code.shape == (4, *model.latent_shape) and len(merged) == 6
+    for encoded, decoded in zip(merged[:3], merged[3:], strict=True):
+        assert torch.allclose(encoded, decoded, atol=1e-4)
+    assert float(code.abs().max()) > 0.01

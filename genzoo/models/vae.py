@@ -9,7 +9,7 @@ a probability mass on levels, so that its bound is comparable with other familie
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -201,17 +201,60 @@ class VAE(GenerativeModel):
         """Latents from the priors, then the item from its likelihood."""
         temperature = options.temperature or 1.0
         c = self.label(cond, noise.n, noise.device)
-        h = self.top.expand(noise.n, -1, -1)
-        for i, layer in enumerate(self.layers):
-            assert isinstance(layer, StochasticLayer)
-            mean, log_std = layer.forward_prior(_shared(h, i))
-            epsilon = noise.normal(*mean.shape[1:]) * temperature
-            h = layer.absorb(h, mean + log_std.exp() * epsilon, c)
+        h = self._stream(c, lambda shape: noise.normal(*shape) * temperature)
         if self.spec.is_image:
             uniform = noise.uniform(2, *self.spec.shape)
             return _sample_logistics(self._logistics(h), uniform, temperature)
         mean, log_std = self._gaussian(h)
         return mean + log_std.exp() * noise.normal(self.spec.dim) * temperature
+
+    # -- latent code ----------------------------------------------------------------------
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """All layers' numbers in a row; the first layer has one token."""
+        s = self.settings
+        return ((1 + (s.layers - 1) * self.tokens) * s.latent,)
+
+    def encode(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """The posterior's means in units of the prior, (z - μ) / σ: N(0, I) of its own draws.
+
+        What a layer's prior expects depends on the layers above it; so measured, codes of
+        different items can be mixed.
+        """
+        c, features = self._encode(x, cond)
+        h, code = self.top.expand(len(x), -1, -1), []
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, StochasticLayer)
+            mean, log_std = layer.forward_prior(_shared(h, i))
+            z, _ = layer.forward_posterior(_shared(h, i), _shared(features, i))
+            code.append(((z - mean) * torch.exp(-log_std)).flatten(1))
+            h = layer.absorb(h, z, c)
+        return torch.cat(code, dim=1)
+
+    def decode(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """The likelihood's mean, (B, *shape), of codes (B, *latent_shape)."""
+        taken = 0
+
+        def layer_code(shape: tuple[int, ...]) -> Tensor:
+            nonlocal taken
+            start, taken = taken, taken + math.prod(shape)
+            return z[:, start:taken].view(-1, *shape)
+
+        h = self._stream(self.label(cond, len(z), z.device), layer_code)
+        if not self.spec.is_image:
+            return self._gaussian(h)[0]
+        logits, mean, _ = self._logistics(h).unbind(1)
+        return (logits.softmax(1) * mean.clamp(-1, 1)).sum(1)
+
+    def _stream(self, c: Tensor, code: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
+        """Top-down with z = μ + σ · code, where `code` gives each layer's (T, latent) in turn."""
+        h = self.top.expand(len(c), -1, -1)
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, StochasticLayer)
+            mean, log_std = layer.forward_prior(_shared(h, i))
+            h = layer.absorb(h, mean + log_std.exp() * code(tuple(mean.shape[1:])), c)
+        return h
 
     def _elbo_parts(
         self, x: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
