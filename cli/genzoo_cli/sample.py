@@ -86,4 +86,4 @@ def command(session: Session, /, run: Path, out: Path, **how: Any) -> Answer:
     import genzoo
 
     samples = genzoo.sample(run, out=out, progress=session.progress, **how)
-    return samples_answer(samples, run, out)
+    return samples_answer(samples, run, out, how["show"])

@@ -123,12 +123,13 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
-def samples_answer(samples: SampleSet, run: Path, out: Path) -> Answer:
-    """Where the samples went."""
+def samples_answer(samples: SampleSet, run: Path, out: Path, show: str | None) -> Answer:
+    """Where the samples went, or the pictures of what was shown."""
     n = len(samples.points if samples.images is None else samples.images)  # type: ignore[arg-type]
     labels = None if samples.labels is None else samples.labels.tolist()
     return Answer(
-        {"run": str(run), "out": str(out), "n": n, "labels": labels}, f"{n} samples: {out}"
+        {"run": str(run), "out": str(out), "n": n, "labels": labels, "show": show},
+        f"{n} {'samples' if show is None else 'pictures'}: {out}",
     )
 
 
