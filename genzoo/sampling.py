@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from genzoo.data import open_dataset
 from genzoo.data.ranges import to_display
 from genzoo.errors import InputError, unknown
-from genzoo.model import GenerativeModel
+from genzoo.model import Denoiser, GenerativeModel
 from genzoo.progress import Progress, Silent
 from genzoo.runs import Run, disk_errors, open_run
 from genzoo.samples import SampleSet
@@ -103,6 +103,7 @@ def sample(
     temperature: float | None = None,
     sampler: str | None = None,
     guidance_interval: tuple[float, float] | None = None,
+    guide: str | Path | Run | None = None,
     show: str | None = None,
     batch_size: int = 256,
     device: str = "auto",
@@ -124,6 +125,7 @@ def sample(
         temperature: scale of the prior's noise.
         sampler: a key of `genzoo.samplers.SAMPLERS`; the model's default where absent.
         guidance_interval: noise levels σ between which guidance acts; all where absent.
+        guide: the run of a worse denoiser of the same data, which guidance leads away from.
         show: ``trajectory``, ``interpolate`` or ``reconstruct``: `n` rows of pictures of
             `genzoo.strips` in the place of samples, one picture after the other.
         batch_size: how many at a time.
@@ -139,10 +141,12 @@ def sample(
     for name, value, least in (("n", n, 1), ("batch-size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise InputError(f"--{name} {value}: must be at least {least}")
-    options = SampleOptions(steps, guidance, temperature, sampler, guidance_interval)
     run = open_run(run)
     kind = None if out is None else _kind_of_output(Path(out), run.spec)
-    net = load_model(run, device=resolve_device(device), model=model, trust=trust)
+    place = resolve_device(device)
+    weak = None if guide is None else _open_guide(guide, run, place)
+    options = SampleOptions(steps, guidance, temperature, sampler, guidance_interval, weak)
+    net = load_model(run, device=place, model=model, trust=trust)
     cond = None if labels is None else chosen_labels(net.spec, labels, n)
     if show is not None:
         return _show(net, run, show, n, seed, cond, options, out, kind)
@@ -159,6 +163,17 @@ def sample(
     if out is not None:
         _write(samples, Path(out), kind, run.config["data"]["class_names"], n)
     return samples
+
+
+def _open_guide(guide: str | Path | Run, run: Run, place: torch.device) -> Denoiser:
+    """A denoiser that fits the run's."""
+    net = load_model(guide, device=place)
+    shown = guide.path if isinstance(guide, Run) else guide
+    if not isinstance(net, Denoiser):
+        raise InputError(f"--guide {shown}: {type(net).__name__} is no denoiser")
+    if (net.spec.shape, net.spec.cond) != (run.spec.shape, run.spec.cond):
+        raise InputError(f"--guide {shown}: was trained on items of another shape, or other labels")
+    return net
 
 
 def _show(

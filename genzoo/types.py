@@ -13,6 +13,8 @@ from genzoo.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from genzoo.model import Denoiser
+
 BudgetUnit = Literal["seconds", "steps", "images", "flops"]
 LikelihoodKind = Literal["exact", "bound", "estimate"]
 
@@ -156,6 +158,8 @@ class SampleOptions:
         temperature: scale of the prior's noise where the family has one.
         sampler: a name of `genzoo.samplers.SAMPLERS`; ignored by models that do not denoise.
         guidance_interval: noise levels σ from and to which guidance acts; everywhere if absent.
+        guide: a worse `genzoo.model.Denoiser`, which guidance leads away from in the place of the
+            model without labels (autoguidance).
     """
 
     steps: int | None = None
@@ -163,6 +167,7 @@ class SampleOptions:
     temperature: float | None = None
     sampler: str | None = None
     guidance_interval: tuple[float, float] | None = None
+    guide: Denoiser | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no sampler can use."""

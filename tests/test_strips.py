@@ -62,6 +62,28 @@ def test_what_a_model_cannot_show_is_said() -> None:
         trajectory(flow, 2)
 
 
+def test_a_worse_model_guides() -> None:
+    """worse + w (model - worse) at every step, with and without labels; of itself, nothing changes.
+
+    Fails with: the guide asked without the label, the model led towards it.
+    """
+    for spec in (DIGITS, DIGITS.unconditional()):
+        model, worse = (
+            Diffusion(spec, DiffusionSettings(width=16, depth=1)).eval() for _ in range(2)
+        )
+        with torch.no_grad():
+            for parameter in (*model.parameters(), *worse.parameters()):
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+        plain = SampleOptions(steps=1)
+        own, bad = (m.sample(6, options=plain).float() for m in (model, worse))
+        led = model.sample(6, options=SampleOptions(steps=1, guidance=1.5, guide=worse)).float()
+        inside = (own + 0.5 * (own - bad)).clamp(0, 16)
+        clear = (own > 0) & (own < 16) & (bad > 0) & (bad < 16)
+        assert bool(clear.any()) and float((led - inside)[clear].abs().max()) <= 1.5
+        same = model.sample(6, options=SampleOptions(steps=1, guidance=1.5, guide=model))
+        assert float((same.float() - own).abs().max()) <= 1
+
+
 def test_strips_from_the_command_line(genzoo_says: Genzoo, tmp_path: Path) -> None:
     """A PNG of the film strip, and one line where the family has none."""
     run = tmp_path / "run"

@@ -52,6 +52,12 @@ from genzoo_cli.show import samples_answer
     help="Guide at noise levels between these only.",
 )
 @click.option(
+    "--guide",
+    type=options.FILE,
+    metavar="RUN",
+    help="Guide away from this worse run (autoguidance).",
+)
+@click.option(
     "--trajectory",
     "show",
     flag_value="trajectory",

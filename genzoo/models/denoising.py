@@ -137,11 +137,14 @@ class DenoisingModel(GenerativeModel):
         """States from pure noise to data, (n, *shape) each; see `genzoo.samplers`."""
         s, shape = self.settings, self.spec.shape
         sigmas = self.sigmas(options.steps or s.steps)
-        weak = self.null_cond(noise.n)
+        # Without labels there is nothing to lead away from but a worse model.
+        weak, any_label = options.guide or self, self.null_cond(noise.n)
+        away_from = any_label if options.guide is None else cond
+        idle = options.guidance is None or not (cond or options.guide)
         denoise = guided(
             lambda x, sigma: self.denoise(x, sigma, cond),
-            lambda x, sigma: self.denoise(x, sigma, weak),
-            1.0 if options.guidance is None or not cond else options.guidance,
+            lambda x, sigma: weak.denoise(x, sigma, away_from),
+            1.0 if idle else float(options.guidance or 0.0),
             options.guidance_interval or (0.0, math.inf),
         )
         x = noise.normal(*shape) * float(sigmas[0])
