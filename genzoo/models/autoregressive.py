@@ -15,15 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from genzoo.data.ranges import log_bin_volume, to_model
-from genzoo.model import GenerativeModel
-from genzoo.models.conditionals import TokenHead
-from genzoo.nets.augmentation import shifted
+from genzoo.models.conditionals import ExactModel, TokenHead
 from genzoo.nets.backbone import default_patch
 from genzoo.nets.embeddings import ConditionEmbedding
 from genzoo.nets.transformer import Block, patchify, unpatchify
 from genzoo.noise import NoiseSource
-from genzoo.types import Batch, DataSpec, LikelihoodKind, Loss, Recipe, SampleOptions, TrainState
+from genzoo.types import DataSpec, SampleOptions
 
 Caches = list[list[Tensor]]  # keys and values of the earlier tokens, by layer
 
@@ -62,11 +59,10 @@ class AutoregressiveSettings:
     ema: float = 0.05
 
 
-class Autoregressive(GenerativeModel):
+class Autoregressive(ExactModel):
     """A causal transformer on patches; `log_prob` is the exact mass of levels."""
 
     Settings = AutoregressiveSettings
-    likelihood: LikelihoodKind = "exact"
 
     def __init__(self, spec: DataSpec, settings: AutoregressiveSettings | None = None) -> None:
         """Patches are tokens; for points every coordinate is one."""
@@ -87,31 +83,6 @@ class Autoregressive(GenerativeModel):
             spec, self.size, s.width, hidden=s.hidden, mixtures=s.mixtures, dropout=dropout
         )
 
-    def recipe(self) -> Recipe:
-        """AdamW with a cosine to 0."""
-        s = self.settings
-        return Recipe(
-            batch_size=s.batch_size,
-            lr=s.lr,
-            weight_decay=s.weight_decay,
-            ema=s.ema,
-            betas=(0.9, 0.95),
-        )
-
-    def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
-        """-log p(x) in nats per dimension."""
-        x, cond = shifted(batch, self.settings.augment)
-        total = -self._log_likelihood(x, cond).mean() / self.spec.dim
-        return Loss(total, {"nats_per_dim": total.detach()})
-
-    def log_prob(
-        self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
-    ) -> Tensor:
-        """Log mass of levels or log density of points in data units, (B,) nats."""
-        # A mass has no unit; a density of standardized points is rescaled.
-        unit = 0.0 if self.spec.is_image else log_bin_volume(self.spec)
-        return self._log_likelihood(to_model(raw, self.spec), cond) + unit
-
     def draw(
         self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions
     ) -> Tensor:
@@ -126,16 +97,10 @@ class Autoregressive(GenerativeModel):
             before = self.embed(tokens[-1])
         return unpatchify(torch.stack(tokens, dim=1), self.patch, self.spec.shape)
 
-    def parameters_of(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """Parameters of all conditional laws, (B, *shape) -> (B, tokens, size, numbers)."""
+    def tokens_and_contexts(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Patches (B, T, size) and what the true patches before each tell of it (B, T, width)."""
         tokens = patchify(x, self.patch)
-        parameters: Tensor = self.head(tokens, self._teacher_forced(tokens, cond))
-        return parameters
-
-    def _log_likelihood(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """Σ_t log p(x_t | x_<t, cond) of x in model space, (B,) nats."""
-        tokens = patchify(x, self.patch)
-        return self.head.log_prob(tokens, self._teacher_forced(tokens, cond)).sum(1)
+        return tokens, self._teacher_forced(tokens, cond)
 
     def _teacher_forced(self, tokens: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """The context of each token from the true tokens before it, (B, T, width).

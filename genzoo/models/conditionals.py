@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from genzoo.data.ranges import from_model, to_model
+from genzoo.data.ranges import from_model, log_bin_volume, to_model
+from genzoo.model import GenerativeModel
 from genzoo.models.vae import log_mass_of_logistics
-from genzoo.types import DataSpec
+from genzoo.nets.augmentation import shifted
+from genzoo.types import Batch, DataSpec, LikelihoodKind, Loss, Recipe, TrainState
 
 # So few levels get a probability each; more of them would be too many numbers to predict.
 MOST_CATEGORIES = 32
@@ -174,6 +177,55 @@ class TokenHead(nn.Module):
         h = self.dropout(F.silu(units))
         out: Tensor = self.out(h + F.silu(self.mix(h)))
         return out
+
+
+class ExactModel(GenerativeModel):
+    """A model of tokens one after the other; `log_prob` is the exact mass of levels.
+
+    Attributes:
+        head: the law of a token's numbers in their context.
+    """
+
+    likelihood: LikelihoodKind = "exact"
+    head: TokenHead
+
+    @abstractmethod
+    def tokens_and_contexts(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T, size) of x (B, *shape), and what each may know, (B, T, width)."""
+
+    def recipe(self) -> Recipe:
+        """AdamW with a cosine to 0."""
+        s = self.settings
+        return Recipe(
+            batch_size=s.batch_size,
+            lr=s.lr,
+            weight_decay=s.weight_decay,
+            ema=s.ema,
+            betas=(0.9, 0.95),
+        )
+
+    def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
+        """-log p(x) in nats per dimension."""
+        x, cond = shifted(batch, self.settings.augment)
+        total = -self._log_likelihood(x, cond).mean() / self.spec.dim
+        return Loss(total, {"nats_per_dim": total.detach()})
+
+    def log_prob(
+        self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> Tensor:
+        """Log mass of levels or log density of points in data units, (B,) nats."""
+        # A mass has no unit; a density of standardized points is rescaled.
+        unit = 0.0 if self.spec.is_image else log_bin_volume(self.spec)
+        return self._log_likelihood(to_model(raw, self.spec), cond) + unit
+
+    def parameters_of(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """Parameters of all conditional laws, (B, *shape) -> (B, T, size, numbers)."""
+        parameters: Tensor = self.head(*self.tokens_and_contexts(x, cond))
+        return parameters
+
+    def _log_likelihood(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """Σ_t log p(x_t | x_<t, cond) of x in model space, (B,) nats."""
+        return self.head.log_prob(*self.tokens_and_contexts(x, cond)).sum(1)
 
 
 def choose(logits: Tensor, uniform: Tensor) -> Tensor:

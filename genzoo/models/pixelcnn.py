@@ -16,13 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from genzoo.data.ranges import log_bin_volume, to_model
-from genzoo.model import GenerativeModel
-from genzoo.models.conditionals import TokenHead
-from genzoo.nets.augmentation import shifted
+from genzoo.models.conditionals import ExactModel, TokenHead
 from genzoo.nets.embeddings import ConditionEmbedding
 from genzoo.noise import NoiseSource
-from genzoo.types import Batch, DataSpec, LikelihoodKind, Loss, Recipe, SampleOptions, TrainState
+from genzoo.types import DataSpec, SampleOptions
 
 
 @dataclass(frozen=True)
@@ -133,14 +130,13 @@ class CausalConvolutions(nn.Module):
         return h
 
 
-class PixelCNN(GenerativeModel):
+class PixelCNN(ExactModel):
     """Causal convolutions and a masked head; `log_prob` is the exact mass of levels.
 
     Points have no neighbours: the head alone models them, a masked autoencoder (MADE).
     """
 
     Settings = PixelCNNSettings
-    likelihood: LikelihoodKind = "exact"
 
     def __init__(self, spec: DataSpec, settings: PixelCNNSettings | None = None) -> None:
         """Pixels are tokens; a point is a single one."""
@@ -159,31 +155,6 @@ class PixelCNN(GenerativeModel):
             mixtures=s.mixtures,
             dropout=s.dropout if spec.is_image else 0.0,
         )
-
-    def recipe(self) -> Recipe:
-        """AdamW with a cosine to 0."""
-        s = self.settings
-        return Recipe(
-            batch_size=s.batch_size,
-            lr=s.lr,
-            weight_decay=s.weight_decay,
-            ema=s.ema,
-            betas=(0.9, 0.95),
-        )
-
-    def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
-        """-log p(x) in nats per dimension."""
-        x, cond = shifted(batch, self.settings.augment)
-        total = -self._log_likelihood(x, cond).mean() / self.spec.dim
-        return Loss(total, {"nats_per_dim": total.detach()})
-
-    def log_prob(
-        self, raw: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator | None
-    ) -> Tensor:
-        """Log mass of levels or log density of points in data units, (B,) nats."""
-        # A mass has no unit; a density of standardized points is rescaled.
-        unit = 0.0 if self.spec.is_image else log_bin_volume(self.spec)
-        return self._log_likelihood(to_model(raw, self.spec), cond) + unit
 
     def draw(
         self, noise: NoiseSource, cond: Mapping[str, Tensor], options: SampleOptions
@@ -205,16 +176,7 @@ class PixelCNN(GenerativeModel):
                 x[:, :, i, j] = self.head.sample(context, uniform[:, i, j], temperature)
         return x
 
-    def parameters_of(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """Parameters of all conditional laws, (B, *shape) -> (B, pixels, channels, numbers)."""
-        parameters: Tensor = self.head(*self._tokens_and_contexts(x, cond))
-        return parameters
-
-    def _log_likelihood(self, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """Σ log p(pixel | earlier pixels, cond) of x in model space, (B,) nats."""
-        return self.head.log_prob(*self._tokens_and_contexts(x, cond)).sum(1)
-
-    def _tokens_and_contexts(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def tokens_and_contexts(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Pixels in raster order (B, H·W, C) and what each knows (B, H·W, width)."""
         c = self.condition(cond, len(x), x.device)
         if self.stacks is None:
