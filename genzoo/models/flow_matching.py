@@ -25,6 +25,9 @@ class FlowMatchingSettings(DenoisingSettings):
     Attributes:
         sigma_min: smallest noise level of sampler and likelihood (EDM table 1).
         sigma_max: largest noise level (EDM table 1).
+        sampler: as every denoiser's; with equal steps of t Heun's last steps are too long, and
+            modes of points came out half as wide as they are (measured).
+        steps: of the sampler; as many evaluations as 18 steps of Heun's method.
         time_mean: mean of logit t in training; the time is logit-normal (Esser et al. 2024,
             arXiv 2403.03206, eq. 19: 0 and 1).
         time_std: standard deviation of logit t in training.
@@ -32,6 +35,8 @@ class FlowMatchingSettings(DenoisingSettings):
             (Tong et al. 2024, arXiv 2302.00482), within each label.
     """
 
+    sampler: str = "dpm-solver++"
+    steps: int = 35
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     time_mean: float = 0.0
