@@ -20,9 +20,12 @@ from genzoo.model import Density, GenerativeModel
 from genzoo.nets.augmentation import shifted
 from genzoo.nets.backbone import default_patch
 from genzoo.nets.embeddings import ConditionEmbedding
+from genzoo.nets.splines import inverse_spline, knots, parameters_of, spline
 from genzoo.nets.transformer import Block, patchify, unpatchify
 from genzoo.noise import NoiseSource
 from genzoo.types import Batch, DataSpec, Loss, Recipe, SampleOptions, TrainState
+
+BOUND = 5.0  # splines live on [-5, 5], the identity beyond
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class FlowSettings:
         heads: attention heads.
         dropout: in the MLPs.
         augment: share of the training images that are shifted (the network is told how far).
+        bins: of the splines of points (measured on `ring` and `grid`); images have none.
         noise: standard deviation in model space of Gaussian noise that training adds to images in
             place of uniform dequantization and that sampling removes; 0 trains for bits/dim.
         batch_size: items a step.
@@ -52,6 +56,7 @@ class FlowSettings:
     heads: int = 4
     dropout: float = 0.1
     augment: float = 0.7
+    bins: int = 16
     noise: float = 0.1
     batch_size: int = 64
     lr: float = 4e-3
@@ -63,20 +68,26 @@ class AutoregressiveBlock(nn.Module):
     """z_t = W (x_t - μ(x_<t)) exp(-α(x_<t)): one block, invertible token by token.
 
     W is a learned matrix that mixes the numbers within a token (Glow's 1×1 convolution,
-    Kingma & Dhariwal 2018), which the autoregression alone would leave independent.
+    Kingma & Dhariwal 2018), which the autoregression alone would leave independent. Points have
+    few numbers, whose laws have many modes: a spline (Durkan et al. 2019) bends each of theirs.
     """
 
-    def __init__(self, tokens: int, size: int, reverse: bool, s: FlowSettings) -> None:
+    def __init__(
+        self, tokens: int, size: int, reverse: bool, s: FlowSettings, *, points: bool = False
+    ) -> None:
         """`tokens` tokens of `size` numbers, visited backwards if `reverse`."""
         super().__init__()
         self.reverse = reverse
+        self.bins = s.bins if points else 0
+        dropout = 0.0 if points else s.dropout
         self.embed = nn.Linear(size, s.width)
         self.position = nn.Parameter(0.02 * torch.randn(tokens, s.width))
         self.layers = nn.ModuleList(
-            Block(s.width, s.heads, 0, causal=True, dropout=s.dropout) for _ in range(s.depth)
+            Block(s.width, s.heads, 0, causal=True, dropout=dropout) for _ in range(s.depth)
         )
         self.norm = nn.LayerNorm(s.width)
-        self.out = nn.Linear(s.width, 2 * size)
+        self.size, self.bends = size, parameters_of(self.bins) if self.bins else 0
+        self.out = nn.Linear(s.width, (2 + self.bends) * size)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         self.mix = nn.Parameter(torch.eye(size))
@@ -93,10 +104,13 @@ class AutoregressiveBlock(nn.Module):
         """
         x = self._order(x)
         before = torch.cat([start[:, None], self.embed(x[:, :-1])], dim=1) + self.position
-        shift, log_scale = self._affine(before, None)
-        z = (x - shift) * torch.exp(-log_scale)
+        shift, log_scale, raw = self._told(before, None)
+        z, log_slope = (x - shift) * torch.exp(-log_scale), -log_scale
+        if self.bins:
+            z, bent = spline(z, knots(raw, self.bins, BOUND))
+            log_slope = log_slope + bent
         mixed = torch.linalg.slogdet(self.mix.float()).logabsdet * x.shape[1]
-        return self._order(z @ self.mix.T), mixed - log_scale.flatten(1).sum(1)
+        return self._order(z @ self.mix.T), mixed + log_slope.flatten(1).sum(1)
 
     def inverse(self, z: Tensor, start: Tensor) -> Tensor:
         """Map z (B, T, P) back to x (B, T, P), one token after the other with a key-value cache."""
@@ -104,16 +118,24 @@ class AutoregressiveBlock(nn.Module):
         caches: list[list[Tensor]] = [[] for _ in self.layers]
         before, tokens = start, []
         for t in range(z.shape[1]):
-            shift, log_scale = self._affine((before + self.position[t])[:, None], caches)
-            tokens.append(z[:, t] * torch.exp(log_scale[:, 0]) + shift[:, 0])
+            told = self._told((before + self.position[t])[:, None], caches)
+            shift, log_scale, raw = (part[:, 0] for part in told)
+            straight = (
+                inverse_spline(z[:, t], knots(raw, self.bins, BOUND)) if self.bins else z[:, t]
+            )
+            tokens.append(straight * torch.exp(log_scale) + shift)
             before = self.embed(tokens[-1])
         return self._order(torch.stack(tokens, dim=1))
 
-    def _affine(self, h: Tensor, caches: list[list[Tensor]] | None) -> tuple[Tensor, Tensor]:
+    def _told(self, h: Tensor, caches: list[list[Tensor]] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Shift and log scale (B, T, P), and what a spline is made of (B, T, P, `bends`)."""
         for i, layer in enumerate(self.layers):
             h = layer(h, None, caches[i] if caches is not None else None)
-        shift, raw = self.out(self.norm(h)).chunk(2, dim=2)
-        return shift, 4 * torch.tanh(raw / 4)  # a scale beyond e^±4 would only be noise
+        shift, scale, raw = self.out(self.norm(h)).split(
+            [self.size, self.size, self.bends * self.size], dim=2
+        )
+        # a scale beyond e^±4 would only be noise
+        return shift, 4 * torch.tanh(scale / 4), raw.unflatten(2, (self.size, self.bends))
 
     def _order(self, x: Tensor) -> Tensor:
         return x.flip(1) if self.reverse else x
@@ -217,7 +239,8 @@ class Flow(NormalizingFlow):
         self.latent_shape = (self.tokens, size)
         self.start = ConditionEmbedding(spec, s.width, s.augment > 0)
         self.blocks = nn.ModuleList(
-            AutoregressiveBlock(self.tokens, size, bool(i % 2), s) for i in range(s.blocks)
+            AutoregressiveBlock(self.tokens, size, bool(i % 2), s, points=not spec.is_image)
+            for i in range(s.blocks)
         )
 
     def recipe(self) -> Recipe:
