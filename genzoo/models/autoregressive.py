@@ -51,7 +51,7 @@ class AutoregressiveSettings:
     heads: int = 4
     hidden: int = 64
     mixtures: int = 10
-    dropout: float = 0.2
+    dropout: float = 0.3
     augment: float = 0.9
     batch_size: int = 64
     lr: float = 4e-3

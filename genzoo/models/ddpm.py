@@ -58,10 +58,12 @@ class DDPM(DenoisingModel):
     """Discrete-time diffusion with a choice of schedule and of what is predicted."""
 
     Settings = DDPMSettings
+    reach: Tensor
 
     def __init__(self, spec: DataSpec, settings: DDPMSettings | None = None) -> None:
         """The network of every denoiser, and the schedule."""
         super().__init__(spec, settings)
+        self.register_buffer("reach", torch.tensor(math.inf))
         self.alpha_bar = alphas_bar(self.settings.schedule)  # a constant, in no state
         self.levels = ((1 - self.alpha_bar) / self.alpha_bar).sqrt()  # σ_t of x₀ + σε
 
@@ -74,6 +76,20 @@ class DDPM(DenoisingModel):
         """Evenly spaced times, the last one among them (Nichol and Dhariwal 2021, section 4)."""
         t = torch.linspace(T, 0, min(steps, T) + 1)[:-1].round().long()
         return torch.cat([self.levels[t - 1], torch.zeros(1, dtype=torch.float64)])
+
+    def on_fit_start(self, data: Batch, generator: torch.Generator) -> None:
+        """Also find how far from 0 the data lie."""
+        super().on_fit_start(data, generator)
+        self.reach.copy_(data.x.abs().max())
+
+    def guess(self, x: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """The posterior mean, not beyond the data: x - σ ε̂ has σ times the error of ε̂.
+
+        As the paper's own code clips it. Near t = T, where σ is in the hundreds or more, samples
+        went astray without (measured).
+        """
+        reach = float(self.reach)
+        return self.denoise(x, sigma, cond).clamp(-reach, reach)
 
     def denoise(self, x: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """E[x₀ | x₀ + σε = x], from what the network says of x_t = α x with α = 1/√(1 + σ²)."""

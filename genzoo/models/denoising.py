@@ -120,6 +120,10 @@ class DenoisingModel(GenerativeModel):
     def sigmas(self, steps: int) -> Tensor:
         """The sampler's noise levels, (steps + 1,) float64 falling from the largest to 0."""
 
+    def guess(self, x: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """`denoise` as samplers ask for it."""
+        return self.denoise(x, sigma, cond)
+
     def predict(self, x: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """The network's answer, (B, *shape), to x (B, *shape) and what tells the noise, (B,)."""
         c = self.noise_embedding(time) + self.cond_embedding(cond, len(x), x.device)
@@ -142,7 +146,7 @@ class DenoisingModel(GenerativeModel):
         away_from = any_label if options.guide is None else cond
         idle = options.guidance is None or not (cond or options.guide)
         denoise = guided(
-            lambda x, sigma: self.denoise(x, sigma, cond),
+            lambda x, sigma: self.guess(x, sigma, cond),
             lambda x, sigma: weak.denoise(x, sigma, away_from),
             1.0 if idle else float(options.guidance or 0.0),
             options.guidance_interval or (0.0, math.inf),

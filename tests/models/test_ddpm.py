@@ -129,3 +129,22 @@ def test_samples_are_the_data(sampler: str) -> None:
     x = model.draw(NoiseSource(0, 0, 4000), {}, options)
     assert float(x.mean()) == pytest.approx(MEAN, abs=4 * STD / math.sqrt(8000) + 0.01)
     assert float(x.std()) == pytest.approx(STD, rel=0.06)
+
+
+def test_samplers_never_go_beyond_the_data() -> None:
+    """Noise that is predicted a little wrong is data that are very wrong where σ is large.
+
+    Fails with: no clipping, the likelihood's denoiser clipped.
+    """
+
+    class Off(Exact):
+        def predict(self, x: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+            return super().predict(x, time, cond) + 0.05
+
+    model = Off(POINTS, small())
+    model.on_fit_start(Batch(torch.tensor([[-0.5, 2.0]]), {}), torch.Generator())
+    far, sigma = torch.full((3, 2), 100.0), torch.full((3,), float(model.levels[-1]))
+    assert float(model.guess(far, sigma, {}).abs().max()) == 2.0
+    assert float(model.denoise(far, sigma, {}).abs().min()) > 10
+    x = model.draw(NoiseSource(0, 0, 500), {}, SampleOptions(steps=20))
+    assert float(x.abs().max()) <= 2.0
