@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 import torch
@@ -60,8 +60,10 @@ class GenerativeModel(nn.Module, ABC):
         return self.loss(batch, phase, state)
 
     def recipe(self) -> Recipe:
-        """How this family wants to be optimized."""
-        return Recipe()
+        """How this family wants to be optimized: by those of its settings that `Recipe` names."""
+        names = {field.name for field in fields(Recipe)}
+        own = {field.name for field in fields(self.settings)}
+        return Recipe(**{name: getattr(self.settings, name) for name in names & own})
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by group, disjoint and complete; ``{}`` for a fit-only model.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -149,16 +149,9 @@ class ClassicGAN(GenerativeModel):
         return None
 
     def recipe(self) -> Recipe:
-        """Adam."""
+        """Adam, whose moments are settings; unclipped."""
         s = self.settings
-        return Recipe(
-            batch_size=s.batch_size,
-            lr=s.lr,
-            lr_end=s.lr_end,
-            betas=(s.beta1, s.beta2),
-            grad_clip=None,
-            ema=s.ema,
-        )
+        return replace(super().recipe(), betas=(s.beta1, s.beta2), grad_clip=None)
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """``critic`` and ``generator``."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -195,14 +196,7 @@ class ExactModel(GenerativeModel):
 
     def recipe(self) -> Recipe:
         """AdamW with a cosine to 0."""
-        s = self.settings
-        return Recipe(
-            batch_size=s.batch_size,
-            lr=s.lr,
-            weight_decay=s.weight_decay,
-            ema=s.ema,
-            betas=(0.9, 0.95),
-        )
+        return replace(super().recipe(), betas=(0.9, 0.95))
 
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         """-log p(x) in nats per dimension."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -178,14 +178,7 @@ class CouplingFlow(NormalizingFlow):
 
     def recipe(self) -> Recipe:
         """AdamW with a cosine to 0."""
-        s = self.settings
-        return Recipe(
-            batch_size=s.batch_size,
-            lr=s.lr,
-            weight_decay=s.weight_decay,
-            ema=s.ema,
-            betas=(0.9, 0.95),
-        )
+        return replace(super().recipe(), betas=(0.9, 0.95))
 
     def on_fit_start(self, data: Batch, generator: torch.Generator) -> None:
         """Initialize each `ActNorm` with what reaches it of the data."""

@@ -21,7 +21,7 @@ from genzoo.nets.backbone import Backbone, build_backbone
 from genzoo.nets.embeddings import ConditionEmbedding, NoiseEmbedding, hide_labels
 from genzoo.noise import NoiseSource
 from genzoo.samplers import find_sampler, guided
-from genzoo.types import Batch, DataSpec, LikelihoodKind, Recipe, SampleOptions
+from genzoo.types import Batch, DataSpec, LikelihoodKind, SampleOptions
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,6 @@ class DenoisingModel(GenerativeModel):
             heads=s.heads,
             cond_width=s.width,
             dropout=s.dropout,
-        )
-
-    def recipe(self) -> Recipe:
-        """AdamW with a cosine to 0, and a weight average for sampling."""
-        s = self.settings
-        return Recipe(
-            batch_size=s.batch_size,
-            lr=s.lr,
-            weight_decay=s.weight_decay,
-            ema=s.ema,
-            betas=(0.9, 0.99),
         )
 
     def on_fit_start(self, data: Batch, generator: torch.Generator) -> None:

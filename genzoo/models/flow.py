@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -245,14 +245,7 @@ class Flow(NormalizingFlow):
 
     def recipe(self) -> Recipe:
         """AdamW with a cosine to 0."""
-        s = self.settings
-        return Recipe(
-            batch_size=s.batch_size,
-            lr=s.lr,
-            weight_decay=s.weight_decay,
-            ema=s.ema,
-            betas=(0.9, 0.95),
-        )
+        return replace(super().recipe(), betas=(0.9, 0.95))
 
     def encode_with_log_det(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """From x (B, *shape) to z (B, tokens, size) and log |det ∂z/∂x|, (B,)."""

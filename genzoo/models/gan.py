@@ -147,17 +147,9 @@ class GAN(GenerativeModel):
         self.critic = Critic(spec, self.settings)
 
     def recipe(self) -> Recipe:
-        """Adam without first moment, as R3GAN."""
-        s = self.settings
-        return Recipe(
-            batch_size=s.batch_size,
-            lr=s.lr,
-            lr_end=s.lr_end,
-            warmup=0.01,
-            betas=(0.0, s.beta2),
-            grad_clip=None,
-            ema=s.ema,
-        )
+        """Adam without first moment, as R3GAN; unclipped."""
+        betas = (0.0, self.settings.beta2)
+        return replace(super().recipe(), warmup=0.01, betas=betas, grad_clip=None)
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """``critic`` and ``generator``."""

@@ -27,7 +27,7 @@ from genzoo.nets.embeddings import ConditionEmbedding
 from genzoo.nets.likelihood import GaussianLikelihood, Output
 from genzoo.nets.mlp import ResidualMLP
 from genzoo.noise import NoiseSource
-from genzoo.types import Batch, DataSpec, LikelihoodKind, Loss, Recipe, SampleOptions, TrainState
+from genzoo.types import Batch, DataSpec, LikelihoodKind, Loss, SampleOptions, TrainState
 
 Normals = tuple[Tensor, Tensor]  # mean and log standard deviation
 
@@ -138,11 +138,6 @@ class GaussianVAE(GenerativeModel):
             self.encoder = ResidualMLP(spec.dim, 2 * s.latent, *layers)
             self.decoder = ResidualMLP(s.latent, spec.dim, *layers, zero_out=False)
         self.log_likelihood = GaussianLikelihood(spec)
-
-    def recipe(self) -> Recipe:
-        """AdamW with a cosine to 0."""
-        s = self.settings
-        return Recipe(batch_size=s.batch_size, lr=s.lr, weight_decay=s.weight_decay, ema=s.ema)
 
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         """Minus the bound in nats per dimension: the ELBO, or IWAE-K for K > 1."""

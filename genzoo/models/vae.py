@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -133,14 +133,7 @@ class VAE(GenerativeModel):
 
     def recipe(self) -> Recipe:
         """AdamW with a cosine to 0."""
-        s = self.settings
-        return Recipe(
-            batch_size=s.batch_size,
-            lr=s.lr,
-            weight_decay=s.weight_decay,
-            ema=s.ema,
-            betas=(0.9, 0.95),
-        )
+        return replace(super().recipe(), betas=(0.9, 0.95))
 
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         """-ELBO in nats per dimension, its KL part warmed up."""

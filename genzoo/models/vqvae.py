@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -211,14 +211,7 @@ class VQVAE(GenerativeModel):
 
     def recipe(self) -> Recipe:
         """AdamW; the cosine spans both stages."""
-        s = self.settings
-        return Recipe(
-            batch_size=s.batch_size,
-            lr=s.lr,
-            weight_decay=s.weight_decay,
-            ema=s.ema,
-            betas=(0.9, 0.95),
-        )
+        return replace(super().recipe(), betas=(0.9, 0.95))
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """``autoencoder`` (with codebook and likelihood) and ``prior``."""
