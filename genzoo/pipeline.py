@@ -131,6 +131,11 @@ def train(
         what = "holds a run" if is_run(path) else "is not empty"
         raise InputError(f"'{path}' {what}; go on with --resume or choose another --out")
     dataset = open_dataset(data, data_root, size=size) if isinstance(data, str) else data
+    if start is not None:  # whose weights must fit, before a folder is made
+        shown = _conditional(conditional, dataset)
+        spec = dataset.spec if shown else dataset.spec.unconditional()
+        with isolated_rng(place):
+            start_from(source.build(spec, resolved), start)
     with Interruption() as interruption, limited_threads(threads) as count, lock(path):
         config = {
             "genzoo": __version__,

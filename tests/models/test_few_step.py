@@ -176,3 +176,4 @@ def test_a_consistency_model_starts_from_a_diffusion_run(tmp_path: Path) -> None
     wide = {**how, "settings": {"width": 16, "depth": 1}}
     with pytest.raises(InputError, match="do not fit this model"):
         genzoo.train("consistency", budget="1steps", out=tmp_path / "x", init=teacher, **wide)
+    assert not (tmp_path / "x").exists()
