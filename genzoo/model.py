@@ -35,6 +35,8 @@ class GenerativeModel(nn.Module, ABC):
 
     Settings: ClassVar[type] = NoSettings
     requires: ClassVar[Mapping[str, str]] = {}
+    # Settings of the sizes ``small`` and ``base``, by name; the defaults are ``tiny``.
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     # Settings that a start from a trained run's weights implies, where they are not given.
     with_init: ClassVar[Mapping[str, Any]] = {}
 

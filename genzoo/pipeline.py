@@ -80,6 +80,7 @@ def train(
     out: str | Path | None = None,
     conditional: bool | None = None,
     device: str = "auto",
+    preset: str = "auto",
     settings: Mapping[str, Any] | None = None,
     init: str | Path | Run | None = None,
     resume: bool = False,
@@ -100,7 +101,8 @@ def train(
         out: the run folder; ``runs/<model>-<data>-s<seed>`` where absent.
         conditional: whether the model is shown labels; where absent, if the data have some.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        settings: of the model, by name.
+        preset: size of the model, ``tiny``, ``small`` or ``base``; ``auto`` goes by the data's.
+        settings: of the model, by name; they come before the preset's.
         init: a run whose weights to start from; the model must have the same parts, as
             ``consistency`` and ``diffusion`` have. What that run cost is recorded.
         resume: go on with the run in `out`; starts one where there is none, and does nothing
@@ -124,13 +126,13 @@ def train(
     source, parsed, place = find_model(model), Budget.parse(budget), resolve_device(device)
     start = None if init is None else open_run(init)
     implied = {} if start is None else source.cls.with_init
-    resolved = source.settings({**implied, **(settings or {})})
     name = data if isinstance(data, str) else data.name
     path = Path(out) if out is not None else Path("runs") / f"{source.short}-{slug(name)}-s{seed}"
     if not (resume or is_unused(path)):
         what = "holds a run" if is_run(path) else "is not empty"
         raise InputError(f"'{path}' {what}; go on with --resume or choose another --out")
     dataset = open_dataset(data, data_root, size=size) if isinstance(data, str) else data
+    resolved = source.settings({**implied, **(settings or {})}, dataset.spec, preset)
     if start is not None:  # whose weights must fit, before a folder is made
         shown = _conditional(conditional, dataset)
         spec = dataset.spec if shown else dataset.spec.unconditional()

@@ -190,6 +190,12 @@ _ALL = (
         control=True,
     ),
 )
+# Sizes of a model, and the data that `auto` gives them to.
+PRESETS: Mapping[str, str] = {
+    "tiny": "points, and images of up to 16 pixels",
+    "small": "images of up to 32 pixels, minutes on a CPU",
+    "base": "larger images, hours on a GPU",
+}
 MODELS: Mapping[str, ModelEntry] = {entry.name: entry for entry in _ALL}
 DEFAULT_MODELS = ("gan", "vae", "flow", "diffusion")
 CONTROLS = tuple(entry.name for entry in _ALL if entry.control)
@@ -296,6 +302,27 @@ def parse_settings(cls: type, settings: Mapping[str, Any], model: str) -> Any:
         return cls(**parsed)
     except ValueError as error:
         raise InputError(f"settings of {model}: {error}") from error
+
+
+def preset_settings(
+    cls: type[GenerativeModel], spec: DataSpec, preset: str = "auto"
+) -> dict[str, Any]:
+    """The settings that a preset changes, by name: what a model's class says of it.
+
+    Args:
+        cls: of the model; its settings' defaults are ``tiny``.
+        spec: of the data, whose size ``auto`` goes by.
+        preset: a name of `PRESETS`, or ``auto``.
+
+    Raises:
+        InputError: no such preset, with the nearest name.
+    """
+    if preset != "auto" and preset not in PRESETS:
+        raise unknown("preset", preset, ("auto", *PRESETS))
+    if preset == "auto":
+        side = max(spec.shape[1:], default=0)
+        preset = "tiny" if side <= 16 else "small" if side <= 32 else "base"
+    return dict(cls.presets.get(preset, {}))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from genzoo.model import Denoiser, GenerativeModel
 from genzoo.progress import Progress, Silent
 from genzoo.runs import Run, disk_errors, open_run
 from genzoo.samples import SampleSet
-from genzoo.strips import STRIPS, interpolation, reconstruction, trajectory
+from genzoo.strips import STRIPS, interpolation, manifold, reconstruction, trajectory
 from genzoo.training import load_model, resolve_device
 from genzoo.training.device import memory_errors, synchronize
 from genzoo.types import DataSpec, SampleOptions
@@ -126,8 +126,8 @@ def sample(
         sampler: a key of `genzoo.samplers.SAMPLERS`; the model's default where absent.
         guidance_interval: noise levels σ between which guidance acts; all where absent.
         guide: the run of a worse denoiser of the same data, which guidance leads away from.
-        show: ``trajectory``, ``interpolate`` or ``reconstruct``: `n` rows of pictures of
-            `genzoo.strips` in the place of samples, one picture after the other.
+        show: ``trajectory``, ``interpolate``, ``manifold`` or ``reconstruct``: `n` rows of
+            pictures of `genzoo.strips` in the place of samples, one picture after the other.
         batch_size: how many at a time.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         out: ``.png`` for a grid, ``.npz``, or a folder for a PNG each; nothing where absent.
@@ -194,6 +194,8 @@ def _show(
         rows = trajectory(net, n, cond=cond, seed=seed, options=options)
     elif show == "interpolate":
         rows = interpolation(net, n, cond=cond, seed=seed)
+    elif show == "manifold":
+        rows = manifold(net, n, cond=cond, seed=seed)
     else:
         told = run.config["data"]
         test = open_dataset(told["name"], told["root"], size=told["size"]).test

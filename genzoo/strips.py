@@ -1,10 +1,12 @@
 """Rows of pictures that show how a model works.
 
-Noise that becomes data, one item that becomes another, items and what is left of them.
+Noise that becomes data, one item that becomes another, items and what is left of them, and a map
+of what codes mean.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -85,6 +87,48 @@ def interpolation(
     return _shown(torch.stack(row, dim=1), model)
 
 
+def manifold(
+    model: GenerativeModel,
+    n: int,
+    *,
+    cond: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """A square map of the latent codes under one label, decoded.
+
+    Codes of two numbers are mapped whole: the middles of n × n cells of equal probability under
+    the prior (Kingma & Welling 2014, figure 4). Of longer ones a patch is seen, stretched along
+    the sphere between four random corners.
+
+    Args:
+        model: one with a `genzoo.model.HasLatent`.
+        n: rows, and columns.
+        cond: the first of these conditions is used; drawn where absent.
+        seed: of the corners, and of the condition.
+
+    Returns:
+        (n, n, *shape) as samples are.
+
+    Raises:
+        UnsupportedCapability: the model has no latent code.
+    """
+    latent = _latent(model)
+    cond = model.draw_cond(1, seed) if cond is None else cond
+    cond = {k: v[:1].to(model.device).expand(n * n) for k, v in cond.items()}
+    if math.prod(latent.latent_shape) == 2:
+        places = torch.special.ndtri((torch.arange(n) + 0.5) / n)
+        across, down = torch.meshgrid(places, places, indexing="xy")
+        codes = torch.stack([across, down.flip(0)], dim=-1).view(-1, *latent.latent_shape)
+    else:
+        corners = NoiseSource(seed, 0, 4).normal(*latent.latent_shape)
+        turns = torch.linspace(0, 1, n).tolist()
+        left, right = (torch.cat([slerp(a, b, t) for t in turns]) for a, b in _pairs(corners))
+        codes = torch.stack([slerp(left, right, t) for t in turns], dim=1).flatten(0, 1)
+    with evaluating(model), torch.no_grad():
+        decoded = latent.decode(codes.to(model.device), cond)
+    return _shown(decoded.view(n, n, *model.spec.shape), model)
+
+
 def reconstruction(
     model: GenerativeModel, raw: Tensor, cond: Mapping[str, Tensor] | None = None
 ) -> Tensor:
@@ -131,8 +175,14 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
 STRIPS: Mapping[str, Callable[..., Tensor]] = {
     "trajectory": trajectory,
     "interpolate": interpolation,
+    "manifold": manifold,
     "reconstruct": reconstruction,
 }
+
+
+def _pairs(corners: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Upper and lower corner of the left side and of the right one, (1, *latent) each."""
+    return [(corners[:1], corners[1:2]), (corners[2:3], corners[3:])]
 
 
 def _latent(model: GenerativeModel) -> HasLatent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,14 @@ from conftest import Genzoo
 from genzoo.errors import UnsupportedCapability
 from genzoo.models.diffusion import Diffusion, DiffusionSettings
 from genzoo.models.flow import Flow, FlowSettings
-from genzoo.strips import interpolation, reconstruction, slerp, trajectory
+from genzoo.models.gaussian_vae import GaussianVAE, GaussianVAESettings
+from genzoo.strips import interpolation, manifold, reconstruction, slerp, trajectory
 from genzoo.types import DataSpec, SampleOptions
 
 DIGITS = DataSpec((1, 8, 8), 17, {"label": 3}, (0.5, 0.3, 0.2))
+
+
+TWO_NUMBERS = GaussianVAESettings(latent=2, width=16, depth=1)
 
 
 def test_slerp_keeps_the_length_and_turns_evenly() -> None:
@@ -51,6 +56,44 @@ def test_a_flow_gives_back_what_it_encodes() -> None:
     rows = reconstruction(model, raw)
     assert torch.equal(rows[:, 0], raw) and torch.equal(rows[:, 1], raw)
     assert interpolation(model, 4, columns=5).shape == (4, 5, 1, 8, 8)
+
+
+def test_a_map_of_two_numbers_shows_cells_of_equal_probability() -> None:
+    """Quantiles of the prior, first number to the right and second upwards.
+
+    Fails with: equal steps of the code in the place of equal probability, axes exchanged.
+    """
+
+    class Shown(GaussianVAE):
+        def decode(self, z: torch.Tensor, cond: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            return z
+
+    model = Shown(DataSpec((2,), None, scale=(1.0, 1.0), location=(0.0, 0.0)), TWO_NUMBERS)
+    rows = manifold(model, 3)
+    edge = 0.9674216  # Φ⁻¹(5/6)
+    assert rows.shape == (3, 3, 2)
+    assert rows[0, 0].tolist() == pytest.approx([-edge, edge], abs=1e-5)
+    assert rows[1, 2].tolist() == pytest.approx([edge, 0.0], abs=1e-5)
+
+
+def test_a_map_of_longer_codes_stays_on_their_sphere() -> None:
+    """Its corners are random codes and its middle as long as they are.
+
+    Fails with: straight lines between the corners.
+    """
+    seen = []
+
+    class Shown(GaussianVAE):
+        def decode(self, z: torch.Tensor, cond: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            seen.append(z)
+            assert cond["label"].tolist() == [2] * 25
+            return super().decode(z, cond)
+
+    model = Shown(DIGITS, GaussianVAESettings(latent=200, width=16, depth=1))
+    assert manifold(model, 5, cond={"label": torch.tensor([2, 0])}).shape == (5, 5, 1, 8, 8)
+    lengths = seen[0].norm(dim=1)
+    assert float(lengths.min()) > 12 and float(lengths.max()) < 16.5  # √200 = 14.1
+    assert not torch.allclose(seen[0][0], seen[0][-1])
 
 
 def test_what_a_model_cannot_show_is_said() -> None:

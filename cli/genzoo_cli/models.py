@@ -38,14 +38,21 @@ def _all() -> Answer:
 
 
 def _one(name: str) -> Answer:
-    from genzoo.registry import describe_settings, load_class, resolve
+    from genzoo.registry import PRESETS, describe_settings, load_class, resolve
 
-    entry = resolve(name)
-    settings = describe_settings(load_class(name).Settings)
+    entry, cls = resolve(name), load_class(name)
+    settings = describe_settings(cls.Settings)
     rows = [(s.name, s.type, str(s.default), s.meaning) for s in settings]
     heading = ("--set", "type", "default", "meaning")
     listed = table(heading, rows, right=False) if rows else "No settings."
-    return Answer(
-        {**dataclasses.asdict(entry), "settings": [dataclasses.asdict(s) for s in settings]},
-        f"{entry.name}: {entry.summary}\n\n{listed}",
-    )
+    sizes = [
+        f"--preset {preset} ({PRESETS[preset]}): "
+        + ", ".join(f"{key}={value}" for key, value in changed.items())
+        for preset, changed in cls.presets.items()
+    ]
+    told = {
+        **dataclasses.asdict(entry),
+        "settings": [dataclasses.asdict(s) for s in settings],
+        "presets": {preset: dict(changed) for preset, changed in cls.presets.items()},
+    }
+    return Answer(told, "\n\n".join([f"{entry.name}: {entry.summary}", listed, *sizes]))

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from genzoo.registry import PRESETS
 from genzoo_cli.console import Session
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
@@ -97,6 +98,13 @@ samples = click.option(
     show_default=True,
     metavar="N",
     help="How many to draw, and score, at the end.",
+)
+preset = click.option(
+    "--preset",
+    type=click.Choice(("auto", *PRESETS)),
+    default="auto",
+    show_default=True,
+    help=f"Size of the models: {'; '.join(f'{name}: {what}' for name, what in PRESETS.items())}.",
 )
 own_model = click.option(
     "--model",

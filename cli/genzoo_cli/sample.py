@@ -22,6 +22,7 @@ from genzoo_cli.show import samples_answer
         "genzoo sample runs/diffusion-digits-s0 -o strong.png --guidance 2 --sampler dpm-solver++",
         "genzoo sample runs/diffusion-digits-s0 -n 6 --trajectory -o film.png",
         "genzoo sample runs/flow-digits-s0 -n 6 --interpolate -o between.png",
+        "genzoo sample runs/gaussian-vae-digits-s0 -n 20 --manifold -o map.png",
         "genzoo sample runs/vae-digits-s0 -n 20 --labels 3,7 -o images/",
     ),
 )
@@ -68,6 +69,12 @@ from genzoo_cli.show import samples_answer
     "show",
     flag_value="interpolate",
     help="N rows from one latent code to another.",
+)
+@click.option(
+    "--manifold",
+    "show",
+    flag_value="manifold",
+    help="A map of N by N latent codes under one label: all of them where a code is two numbers.",
 )
 @click.option(
     "--reconstruct",

@@ -47,6 +47,7 @@ def compare(
     out: str | Path | None = None,
     conditional: bool | None = None,
     device: str = "auto",
+    preset: str = "auto",
     settings: Mapping[str, Any] | None = None,
     samples: int = 1000,
     data_root: str | Path | None = None,
@@ -69,6 +70,7 @@ def compare(
         out: folder; ``runs/compare-<data>-<budget>`` where absent.
         conditional: whether models are shown labels; where absent, if the data have some.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        preset: size of the models, ``tiny``, ``small`` or ``base``; ``auto`` goes by the data's.
         settings: ``{"vae.width": 128}``, by model and name.
         samples: how many are drawn and evaluated.
         data_root: where downloaded data lie.
@@ -103,7 +105,9 @@ def compare(
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
         "budget": str(parsed),
         "seeds": seeds,
-        "settings": {sources[m].name: sources[m].settings(own[m]) for m in sources},
+        "settings": {
+            sources[m].name: sources[m].settings(own[m], dataset.spec, preset) for m in sources
+        },
         "conditional": conditional,
         "samples": samples,
         "jobs": jobs,
@@ -113,6 +117,7 @@ def compare(
         "budget": parsed,
         "conditional": conditional,
         "device": str(place),
+        "preset": preset,
         "samples": samples,
         "data_root": data_root,
         "size": size,

@@ -29,10 +29,12 @@ class DenoisingSettings:
     """Settings of every `DenoisingModel`; defaults were measured at 60 s on digits, where not said.
 
     Attributes:
-        backbone: ``conv``, ``dit`` or ``mlp``; ``auto`` is ``conv`` for images, ``mlp`` for points.
-        patch: side of a patch in pixels; 0 chooses 2 for sides up to 16 and 4 above.
-        width: features of the network.
-        depth: blocks of the network.
+        backbone: ``conv``, ``unet``, ``dit`` or ``mlp``; ``auto`` is ``conv`` for images and
+            ``mlp`` for points, which is the only one for those.
+        patch: side of a patch in pixels; 0 chooses 2 for sides up to 16 and 4 above, and half of
+            that for a U-Net.
+        width: features of the network; of a U-Net, of its finest grid.
+        depth: blocks of the network; of a U-Net, a grid and way.
         heads: attention heads.
         dropout: in the MLPs.
         sampler: ``ddpm``, ``ddim``, ``euler``, ``heun`` or ``dpm-solver++``.

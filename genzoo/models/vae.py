@@ -22,6 +22,7 @@ from genzoo.model import GenerativeModel
 from genzoo.nets.augmentation import shifted
 from genzoo.nets.backbone import default_patch
 from genzoo.nets.embeddings import ConditionEmbedding
+from genzoo.nets.likelihood import GaussianMixture
 from genzoo.nets.transformer import Block, patchify, unpatchify
 from genzoo.noise import NoiseSource
 from genzoo.types import Batch, DataSpec, LikelihoodKind, Loss, Recipe, SampleOptions, TrainState
@@ -39,6 +40,8 @@ class VAESettings:
         layers: stochastic layers, from the top down; the first is one vector for the whole item.
         latent: numbers a token in each layer.
         mixtures: logistics a pixel.
+        components: Gaussians that a point is drawn from (measured on ``grid``: with 1, bridges
+            between the modes leave a fifth of the samples within them).
         heads: attention heads.
         dropout: in the MLPs.
         augment: share of the training images that are shifted (the networks are told how far).
@@ -56,6 +59,7 @@ class VAESettings:
     layers: int = 3
     latent: int = 8
     mixtures: int = 3
+    components: int = 32
     heads: int = 4
     dropout: float = 0.1
     augment: float = 0.7
@@ -127,9 +131,12 @@ class VAE(GenerativeModel):
             StochasticLayer(s.width, s.latent, s.heads, s.width, s.dropout) for _ in range(s.layers)
         )
         self.norm = nn.LayerNorm(s.width)
-        per_number = 3 * s.mixtures if spec.is_image else 2
-        self.out = nn.Linear(s.width, size * per_number)
+        of_points = GaussianMixture.numbers(s.components, spec.dim)
+        numbers = 3 * s.mixtures * size if spec.is_image else of_points
+        self.out = nn.Linear(s.width, numbers)
         nn.init.zeros_(self.out.weight)
+        if not spec.is_image:  # components that are equal would stay equal
+            nn.init.normal_(self.out.bias)
 
     def recipe(self) -> Recipe:
         """AdamW with a cosine to 0."""
@@ -198,8 +205,8 @@ class VAE(GenerativeModel):
         if self.spec.is_image:
             uniform = noise.uniform(2, *self.spec.shape)
             return _sample_logistics(self._logistics(h), uniform, temperature)
-        mean, log_std = self._gaussian(h)
-        return mean + log_std.exp() * noise.normal(self.spec.dim) * temperature
+        uniform, normal = noise.uniform(1)[:, 0], noise.normal(self.spec.dim)
+        return self._mixture(h).sample(uniform, normal, temperature)
 
     # -- latent code ----------------------------------------------------------------------
 
@@ -226,7 +233,7 @@ class VAE(GenerativeModel):
         return torch.cat(code, dim=1)
 
     def decode(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """The likelihood's mean, (B, *shape), of codes (B, *latent_shape)."""
+        """The likelihood's mean, (B, *shape), of codes (B, *latent_shape); of points its mode."""
         taken = 0
 
         def layer_code(shape: tuple[int, ...]) -> Tensor:
@@ -236,7 +243,7 @@ class VAE(GenerativeModel):
 
         h = self._stream(self.label(cond, len(z), z.device), layer_code)
         if not self.spec.is_image:
-            return self._gaussian(h)[0]
+            return self._mixture(h).mode()
         logits, mean, _ = self._logistics(h).unbind(1)
         return (logits.softmax(1) * mean.clamp(-1, 1)).sum(1)
 
@@ -291,18 +298,15 @@ class VAE(GenerativeModel):
         if self.spec.levels is not None:
             log_mass = log_mass_of_logistics(x, self._logistics(h), self.spec.levels)
             return log_mass.flatten(1).sum(1)
-        mean, log_std = self._gaussian(h)
-        z = (x - mean) * torch.exp(-log_std)
-        return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(1)
+        return self._mixture(h).log_prob(x)
 
     def _logistics(self, h: Tensor) -> Tensor:
         """Stream to mixture parameters (B, 3, K, C, H, W): logits, means, log scales."""
         out = unpatchify(self.out(self.norm(h)), self.patch, self.spec.shape)
         return out.view(len(h), 3, self.settings.mixtures, *self.spec.shape)
 
-    def _gaussian(self, h: Tensor) -> Normals:
-        mean, log_std = self.out(self.norm(h)).flatten(1).chunk(2, dim=1)
-        return mean, log_std.clamp(min=-7)
+    def _mixture(self, h: Tensor) -> GaussianMixture:
+        return GaussianMixture.of(self.out(self.norm(h)).flatten(1), self.settings.components)
 
 
 def kl_divergence(q: Normals, p: Normals) -> Tensor:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from genzoo.nets.conv import ConvNet
 from genzoo.nets.mlp import ResidualMLP
 from genzoo.nets.transformer import DiT
+from genzoo.nets.unet import UNet
 from genzoo.types import DataSpec
 
-Backbone = Literal["auto", "dit", "conv", "mlp"]
+Backbone = Literal["auto", "conv", "unet", "dit", "mlp"]
 
 
 def default_patch(spec: DataSpec) -> int:
@@ -35,15 +36,19 @@ def build_backbone(
     Args:
         spec: of the data.
         kind: ``auto`` takes convolutions for images and an MLP for points.
-        patch: side of a patch in pixels; 0 for `default_patch`.
+        patch: side of a patch in pixels; 0 for `default_patch`, or half of it for a U-Net, which
+            makes its grid coarser itself.
         width: features.
         depth: blocks.
-        heads: attention heads of a DiT.
+        heads: attention heads of a DiT or a U-Net.
         cond_width: length of the condition vector.
         dropout: inside the blocks.
     """
     if not spec.is_image or kind == "mlp":
         return FlatMLP(spec, width, depth, cond_width, dropout)
+    if kind == "unet":
+        patch = patch or default_patch(spec) // 2
+        return UNet(spec.shape, patch, width, depth, heads, cond_width, dropout)
     patch = patch or default_patch(spec)
     if kind == "dit":
         return DiT(spec.shape, patch, width, depth, heads, cond_width, dropout)

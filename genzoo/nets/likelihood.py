@@ -1,9 +1,9 @@
-"""What a decoder says of an item: a Gaussian around it, a mass where data have levels."""
+"""What a decoder says of an item: a Gaussian, a mass where data have levels, or a mixture."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,57 @@ class GaussianLikelihood(nn.Module):
     def _log_unit(self) -> float:
         """Log volume of model space in data units: 0 for levels, whose mass has no unit."""
         return 0.0 if self.spec.is_image else sum(math.log(s) for s in self.spec.scale)
+
+
+class GaussianMixture(NamedTuple):
+    """A law of points, with one component for all coordinates at once.
+
+    A continuous map of Gaussian latents must bridge the gaps between modes; the choice of a
+    component need not.
+
+    Attributes:
+        logits: (B, K).
+        mean: (B, K, D).
+        log_std: (B, K, D).
+    """
+
+    logits: Tensor
+    mean: Tensor
+    log_std: Tensor
+
+    @staticmethod
+    def numbers(components: int, dim: int) -> int:
+        """How many parameters it has."""
+        return components * (1 + 2 * dim)
+
+    @classmethod
+    def of(cls, parameters: Tensor, components: int) -> GaussianMixture:
+        """From (B, `numbers`); parameters of 0 are K Gaussians of a fifth of the data's width."""
+        logits, mean, log_std = parameters.unflatten(1, (components, -1)).tensor_split(
+            (1, (parameters.shape[1] // components + 1) // 2), dim=2
+        )
+        # narrower than float32 points tell apart is never needed
+        return cls(logits[..., 0], mean, (log_std - 1.5).clamp(-7, 3))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density in nats, (B, D) -> (B,)."""
+        z = (x[:, None] - self.mean) * torch.exp(-self.log_std)
+        each = (-0.5 * z.square() - self.log_std - 0.5 * math.log(2 * math.pi)).sum(2)
+        return torch.logsumexp(self.logits.log_softmax(1) + each, dim=1)
+
+    def sample(self, uniform: Tensor, normal: Tensor, temperature: float) -> Tensor:
+        """A component by `uniform` (B,), then a point by `normal` (B, D); (B, D)."""
+        edges = (self.logits / temperature).softmax(1).cumsum(1)[:, :-1]
+        mean, log_std = self._of_component((uniform[:, None] > edges).sum(1))
+        return mean + log_std.exp() * normal * temperature
+
+    def mode(self) -> Tensor:
+        """The mean of the most probable component, (B, D)."""
+        return self._of_component(self.logits.argmax(1))[0]
+
+    def _of_component(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        rows = torch.arange(len(index), device=index.device)
+        return self.mean[rows, index], self.log_std[rows, index]
 
 
 def log_mass_of_gaussian(x: Tensor, mean: Tensor, log_std: Tensor, levels: int) -> Tensor:

@@ -13,7 +13,14 @@ import torch
 
 from genzoo.errors import InputError
 from genzoo.model import GenerativeModel
-from genzoo.registry import file_hash, is_file_model, load_class, parse_settings, resolve
+from genzoo.registry import (
+    file_hash,
+    is_file_model,
+    load_class,
+    parse_settings,
+    preset_settings,
+    resolve,
+)
 from genzoo.runs import Run, open_run
 from genzoo.training.checkpoint import read_tensors
 from genzoo.training.device import isolated_rng, memory_errors, resolve_device
@@ -45,13 +52,16 @@ class ModelSource:
     sha256: str | None
     cls: type[GenerativeModel]
 
-    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All settings, with defaults where `given` has none.
+    def settings(
+        self, given: Mapping[str, Any], spec: DataSpec, preset: str = "auto"
+    ) -> dict[str, Any]:
+        """All settings: those `given`, else the preset's, else the defaults.
 
         Raises:
-            InputError: an unknown key or a wrong value.
+            InputError: an unknown key or preset, or a wrong value.
         """
-        settings = dataclasses.asdict(parse_settings(self.cls.Settings, given, self.name))
+        chosen = {**preset_settings(self.cls, spec, preset), **given}
+        settings = dataclasses.asdict(parse_settings(self.cls.Settings, chosen, self.name))
         try:
             text = json.dumps(settings, allow_nan=False)
         except (TypeError, ValueError) as error:

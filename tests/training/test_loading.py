@@ -109,7 +109,7 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
 def test_settings_that_json_cannot_hold_are_refused() -> None:
     source = loading.find_model(Tiny)
     with pytest.raises(InputError, match="cannot be written"):
-        source.settings({"note": object()})
+        source.settings({"note": object()}, tiny_data().spec)
 
 
 def test_a_class_with_another_signature_is_the_users_mistake() -> None:
