@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from genzoo.evaluation.catalogue import METRICS, distance
+from genzoo_reports.collect import mapping, number, text
 from genzoo_reports.tables import Table, failures
-from genzoo_reports.wording import join, title
+from genzoo_reports.wording import digits, join, title
 
 
 def cautions(table: Table) -> list[str]:
@@ -19,6 +20,7 @@ def cautions(table: Table) -> list[str]:
     for model in table.contenders:
         if model.copies:
             notes.append(f"{model.label} copies its training data: {model.copies}.")
+    notes += _head_starts(table)
     notes += _behind_controls(table)
     counts = {len(m.whole) for m in table.contenders if m.whole}
     if counts == {1}:
@@ -31,6 +33,24 @@ def cautions(table: Table) -> list[str]:
     notes += [
         f"{title(name)} is shown but not ranked: {why}." for name, why in table.incomparable.items()
     ]
+    return notes
+
+
+def _head_starts(table: Table) -> list[str]:
+    """What the weights cost that models started from: their own budget does not show it."""
+    notes = []
+    for model in table.contenders:
+        teachers = [known for run in model.whole if (known := mapping(run.config.get("init")))]
+        seconds = [number(teacher.get("seconds")) for teacher in teachers]
+        known = [value for value in seconds if value is not None]
+        if not teachers:
+            continue
+        spent = f", which took {digits(sum(known) / len(known))} s of training" if known else ""
+        names = join(list(dict.fromkeys(text(t.get("run"), 80) or "a run" for t in teachers)))
+        notes.append(
+            f"{model.label} started from the weights of {names}{spent}: that cost comes on top of "
+            "its budget, and the others had nothing like it."
+        )
     return notes
 
 

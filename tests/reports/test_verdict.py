@@ -149,6 +149,17 @@ def test_a_model_that_a_simple_control_beats_is_named(tmp_path: Path) -> None:
     assert "vae" not in notes
 
 
+def test_what_another_runs_weights_cost_is_said(tmp_path: Path) -> None:
+    """Beside the budget, which does not show it. Fails with: said of every model, or of none."""
+    teacher = {"run": "runs/diffusion-s0", "seconds": 60.4}
+    start = write_run(tmp_path / "a", "consistency", 0, {"fd": 1.0}, config={"init": teacher})
+    own = write_run(tmp_path / "b", "vae", 0, {"fd": 1.0}, config={"init": None})
+    notes = [note for note in cautions(table_of(start, own)) if "weights" in note]
+    assert len(notes) == 1 and notes[0].startswith(
+        "consistency started from the weights of runs/diffusion-s0, which took 60"
+    )
+
+
 def test_failed_runs_are_named_with_their_reason(tmp_path: Path) -> None:
     write_seeds(tmp_path / "runs", "vae", series("fd", 0.5, 0.6))
     write_run(tmp_path / "runs" / "gan-s0", "gan", 0, state="failed", reason="loss is nan at 310")
