@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,10 @@ class Autoregressive(ExactModel):
     """A causal transformer on patches; `log_prob` is the exact mass of levels."""
 
     Settings = AutoregressiveSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"augment": 0.0, "dropout": 0.0},
+        "base": {"width": 256, "depth": 8, "augment": 0.0, "dropout": 0.1, "lr": 5e-4},
+    }
 
     def __init__(self, spec: DataSpec, settings: AutoregressiveSettings | None = None) -> None:
         """Patches are tokens; for points every coordinate is one."""

@@ -16,7 +16,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +129,10 @@ class ClassicGAN(GenerativeModel):
     """Generator and critic in phases of those names; the rules of the game are left open."""
 
     Settings = ClassicGANSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"augment": 0.0},
+        "base": {"width": 128, "depth": 3, "augment": 0.0, "lr": 2e-4},
+    }
 
     def __init__(self, spec: DataSpec, settings: ClassicGANSettings | None = None) -> None:
         """Build both networks."""

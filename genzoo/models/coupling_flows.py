@@ -123,6 +123,10 @@ class CouplingFlow(NormalizingFlow):
     """
 
     Settings: ClassVar[type] = CouplingSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"augment": 0.0, "dropout": 0.0},
+        "base": {"width": 256, "couplings": 24, "augment": 0.0, "lr": 3e-4},
+    }
 
     def __init__(self, spec: DataSpec, settings: Any = None) -> None:
         """As many scales as asked for, while both sides of the grid are even."""

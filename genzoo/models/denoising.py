@@ -10,6 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -72,6 +73,17 @@ class DenoisingModel(GenerativeModel):
     """A network that is told the noise level and the label; a `genzoo.model.Denoiser`."""
 
     Settings = DenoisingSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"augment": 0.0},
+        "base": {
+            "backbone": "unet",
+            "width": 128,
+            "depth": 2,
+            "augment": 0.12,
+            "dropout": 0.1,
+            "lr": 5e-4,
+        },
+    }
     likelihood: LikelihoodKind = "estimate"
     sigma_data: Tensor
 

@@ -11,6 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -228,6 +229,10 @@ class Flow(NormalizingFlow):
     """A stack of `AutoregressiveBlock`; a density in model space."""
 
     Settings = FlowSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"augment": 0.0, "dropout": 0.0},
+        "base": {"width": 256, "depth": 3, "blocks": 6, "augment": 0.0, "lr": 5e-4},
+    }
 
     def __init__(self, spec: DataSpec, settings: FlowSettings | None = None) -> None:
         """Patches are tokens; for points every coordinate is one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,6 @@ class GANSettings:
 
     Attributes:
         latent: length of the noise vector; 0 chooses 64 for images and 4 for points.
-        components: Gaussians that the noise is drawn from, with learned means (DeLiGAN, Gurumurthy
-            et al. 2017, arXiv 1706.02071, eq. 3); 0 chooses 1 for images and 64 for points: a
-            continuous map of one Gaussian must bridge the gaps between modes.
         backbone: ``conv`` on a grid of patches, or ``mlp`` on the flat item (always so for points).
         patch: side of a patch in pixels; 0 chooses 2 for sides up to 16 and 4 above.
         width: features of both networks; 0 chooses 32 for images and 64 for points.
@@ -53,7 +50,6 @@ class GANSettings:
     """
 
     latent: int = 0
-    components: int = 0
     backbone: Literal["conv", "mlp"] = "conv"
     patch: int = 0
     width: int = 0
@@ -70,9 +66,8 @@ class GANSettings:
     ema: float = 0.05
 
 
-_FOR_IMAGES = GANSettings(latent=64, components=1, width=32, gamma=3.0, gamma_end=1.0, lr=3e-3)
-_FOR_POINTS = GANSettings(latent=4, components=64, width=64, gamma=0.01, gamma_end=0.001, lr=6e-3)
-SPREAD = 2.0  # of the means at first: near enough to take each other's place
+_FOR_IMAGES = GANSettings(latent=64, width=32, gamma=3.0, gamma_end=1.0, lr=3e-3)
+_FOR_POINTS = GANSettings(latent=4, width=64, gamma=0.01, gamma_end=0.001, lr=6e-3)
 
 
 class ResidualBlock(nn.Module):
@@ -99,18 +94,14 @@ class Generator(nn.Module):
         super().__init__()
         self.layout = Layout(spec, s.backbone, s.patch)
         self.cond = ConditionEmbedding(spec, s.latent, s.augment > 0)
-        self.means = nn.Parameter(SPREAD * torch.randn(s.components, s.latent))
-        if s.components == 1:
-            nn.init.zeros_(self.means)
         self.embed = nn.Linear(2 * s.latent, s.width * math.prod(self.layout.grid))
         self.blocks = nn.Sequential(*(ResidualBlock(self.layout, s.width) for _ in range(s.depth)))
         self.out = self.layout.layer(s.width, self.layout.channels)
         nn.init.normal_(self.embed.weight, std=(2 * s.latent) ** -0.5)
         nn.init.kaiming_normal_(self.out.weight, a=0.2)  # as spread out as data from the start
 
-    def forward(self, z: Tensor, uniform: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """Normal noise (B, latent), and uniform numbers (B,) that choose a mean -> (B, *shape)."""
-        z = z + self.means[(uniform * len(self.means)).long()]
+    def forward(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """(B, latent) -> (B, *shape)."""
         h = self.embed(torch.cat([z, self.cond(cond, len(z), z.device)], dim=1))
         h = self.blocks(h.view(len(z), -1, *self.layout.grid))
         return self.layout.unfold(self.out(F.leaky_relu(h, 0.2)))
@@ -148,6 +139,10 @@ class GAN(GenerativeModel):
     """Generator and critic, trained in two phases of those names."""
 
     Settings = GANSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"augment": 0.0},
+        "base": {"width": 128, "depth": 3, "augment": 0.0, "lr": 5e-4},
+    }
 
     def __init__(self, spec: DataSpec, settings: GANSettings | None = None) -> None:
         """Build both networks."""
@@ -171,14 +166,15 @@ class GAN(GenerativeModel):
         """Relativistic loss f(D(G(z)) - D(x)) with f = softplus, signs by phase (eq. 2 and 4)."""
         x, cond = shifted(batch, self.settings.augment)
         known = hide_labels(cond, self.null_cond(len(x)), self.settings.label_dropout)
+        z = torch.randn(len(x), self.settings.latent, device=x.device)
         real = shown_to_critic(x, self.spec, self.settings.diffaugment)
         if phase == "generator":
-            fake = self._fake(len(x), cond)
+            fake = self._fake(z, cond)
             gap = self.critic(fake, known) - self.critic(real, known)
             total = F.softplus(-gap).mean()
             return Loss(total, {"adversarial": total.detach()})
         with torch.no_grad():
-            fake = self._fake(len(x), cond)
+            fake = self._fake(z, cond)
         real, fake = real.detach().requires_grad_(), fake.requires_grad_()
         on_real, on_fake = self.critic(real, known), self.critic(fake, known)
         adversarial = F.softplus(on_fake - on_real).mean()
@@ -197,13 +193,11 @@ class GAN(GenerativeModel):
     ) -> Tensor:
         """One evaluation of the generator."""
         z = noise.normal(self.settings.latent) * (options.temperature or 1.0)
-        out: Tensor = self.generator(z, noise.uniform(1)[:, 0], cond)
+        out: Tensor = self.generator(z, cond)
         return out
 
-    def _fake(self, n: int, cond: Mapping[str, Tensor]) -> Tensor:
-        z = torch.randn(n, self.settings.latent, device=self.device)
-        made = self.generator(z, torch.rand(n, device=self.device), cond)
-        return shown_to_critic(made, self.spec, self.settings.diffaugment)
+    def _fake(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        return shown_to_critic(self.generator(z, cond), self.spec, self.settings.diffaugment)
 
     def _gamma(self, state: TrainState) -> float:
         """The penalty's weight, falling from `gamma` to `gamma_end` by a half cosine."""
@@ -218,7 +212,6 @@ def _chosen(s: GANSettings, spec: DataSpec) -> GANSettings:
     return replace(
         s,
         latent=s.latent or default.latent,
-        components=s.components or default.components,
         width=s.width or default.width,
         gamma=default.gamma if s.gamma is None else s.gamma,
         gamma_end=default.gamma_end if s.gamma_end is None else s.gamma_end,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,10 @@ class GaussianVAE(GenerativeModel):
     """One Gaussian latent, one Gaussian decoder; `log_prob` is a lower bound."""
 
     Settings = GaussianVAESettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"width": 96, "latent": 32, "augment": 0.0},
+        "base": {"width": 256, "depth": 4, "latent": 128, "augment": 0.0, "lr": 5e-4},
+    }
     likelihood: LikelihoodKind = "bound"
     summable = True
 

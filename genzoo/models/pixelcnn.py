@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +138,10 @@ class PixelCNN(ExactModel):
     """
 
     Settings = PixelCNNSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"augment": 0.0, "dropout": 0.0},
+        "base": {"width": 128, "depth": 12, "augment": 0.0, "lr": 5e-4},
+    }
 
     def __init__(self, spec: DataSpec, settings: PixelCNNSettings | None = None) -> None:
         """Pixels are tokens; a point is a single one."""

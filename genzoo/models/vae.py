@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +109,17 @@ class VAE(GenerativeModel):
     """Hierarchical VAE; `log_prob` is an importance-weighted lower bound."""
 
     Settings = VAESettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"augment": 0.0, "dropout": 0.0},
+        "base": {
+            "width": 256,
+            "layers": 6,
+            "latent": 16,
+            "mixtures": 5,
+            "augment": 0.0,
+            "lr": 5e-4,
+        },
+    }
     likelihood: LikelihoodKind = "bound"
     summable = True
 

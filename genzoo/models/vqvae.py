@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -189,6 +190,10 @@ class VQVAE(GenerativeModel):
     """Autoencoder and prior, trained one after the other in phases of those names."""
 
     Settings = VQVAESettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"augment": 0.0, "dropout": 0.0},
+        "base": {"codes": 512, "width": 256, "prior_depth": 8, "augment": 0.0, "lr": 5e-4},
+    }
     likelihood: LikelihoodKind = "bound"
     likelihood_convention = "log p(codes) + log p(x | codes) at the encoder's codes"
 

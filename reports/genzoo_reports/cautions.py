@@ -40,9 +40,9 @@ def _head_starts(table: Table) -> list[str]:
     """What the weights cost that models started from: their own budget does not show it."""
     notes = []
     for model in table.contenders:
-        teachers = [known for run in model.whole if (known := mapping(run.config.get("init")))]
-        seconds = [number(teacher.get("seconds")) for teacher in teachers]
-        known = [value for value in seconds if value is not None]
+        teachers = [told for run in model.whole if (told := mapping(run.config.get("init")))]
+        costs = [number(teacher.get("seconds")) for teacher in teachers]
+        known = [seconds for seconds in costs if seconds is not None]
         if not teachers:
             continue
         spent = f", which took {digits(sum(known) / len(known))} s of training" if known else ""

@@ -22,7 +22,7 @@ import torch
 import genzoo
 from genzoo.data import Dataset, open_dataset
 from genzoo.data.dataset import Split, fingerprint
-from genzoo.errors import GenzooError
+from genzoo.errors import GenzooError, Interrupted
 from genzoo.registry import CONTROLS, MODELS
 
 IMAGES = (
@@ -78,6 +78,8 @@ def run(model: str, data: Dataset, seed: int, given: argparse.Namespace) -> dict
             resume=out.exists(),
             samples=given.samples,
         )
+    except Interrupted:
+        raise
     except GenzooError as error:
         print(f"{model} on {data}, seed {seed}: {error}", flush=True)
         return None
