@@ -130,8 +130,7 @@ class ClassicGAN(GenerativeModel):
 
     Settings = ClassicGANSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {"augment": 0.0},
-        "base": {"width": 128, "depth": 3, "augment": 0.0, "lr": 2e-4},
+        "base": {"width": 128, "depth": 3, "lr": 2e-4},
     }
 
     def __init__(self, spec: DataSpec, settings: ClassicGANSettings | None = None) -> None:

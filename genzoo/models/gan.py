@@ -39,6 +39,7 @@ class GANSettings:
             is steep (measured on ``grid``: with 0.1, four of 25 modes are well covered).
         gamma_end: weight of R1 + R2 at its end; none chooses 1 for images and 0.001 for points.
         augment: share of the training images that are shifted (both networks are told how far).
+            Without, the critic won on Fashion-MNIST and the generator collapsed (measured).
         diffaugment: show the critic randomly moved and masked images only (Zhao et al. 2020).
         label_dropout: how often the critic is not told the label. With few images a label, a
             critic that always knows it learns those images by heart.
@@ -140,8 +141,7 @@ class GAN(GenerativeModel):
 
     Settings = GANSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {"augment": 0.0},
-        "base": {"width": 128, "depth": 3, "augment": 0.0, "lr": 5e-4},
+        "base": {"width": 128, "depth": 3, "lr": 5e-4},
     }
 
     def __init__(self, spec: DataSpec, settings: GANSettings | None = None) -> None:
