@@ -54,6 +54,7 @@ class ConvNet(nn.Module):
         self.blocks = nn.ModuleList(ConvBlock(width, cond_width, dropout) for _ in range(depth))
         self.out = nn.Conv2d(width, channels * patch**2, 1)
         nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """(B, C, H, W), (B, cond_width) -> (B, C, H, W)."""

@@ -39,14 +39,13 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 def pythae_vae(side: int) -> Made:
     """The MLP VAE that pythae builds where no network is given."""
-    from pythae.data.datasets import BaseDataset  # type: ignore[import-not-found]
     from pythae.models import VAE, VAEConfig  # type: ignore[import-not-found]
 
     net = VAE(VAEConfig(input_dim=(1, side, side), latent_dim=16))
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
 
     def step(x: Tensor) -> None:
-        descend(optimizer, net(BaseDataset(x, torch.zeros(len(x)))).loss)
+        descend(optimizer, net({"data": x}).loss)
 
     def draw(n: int) -> Tensor:
         out: Tensor = net.decoder(torch.randn(n, 16))["reconstruction"]
@@ -134,14 +133,14 @@ def normflows_glow(side: int) -> Made:
 
     merges, flows, bases = [], [], []
     for i in range(2):
-        channels, size = 4 * 2 ** (1 - i), side // 2 ** (2 - i)
+        channels, size = 2 ** (3 - i), side // 2 ** (2 - i)
         blocks = [
             nf.flows.GlowBlock(channels, 64, split_mode="channel", scale=True) for _ in range(8)
         ]
         flows.append([*blocks, nf.flows.Squeeze()])
         if i > 0:
             merges.append(nf.flows.Merge())
-        inner = (channels, size, size) if i > 0 else (2 * channels, size, size)
+        inner = (channels // 2, size, size) if i > 0 else (channels, size, size)
         bases.append(nf.distributions.DiagGaussian(inner))
     net = nf.MultiscaleFlow(bases, flows, merges)
     optimizer = torch.optim.Adamax(net.parameters(), 1e-3, weight_decay=1e-5)

@@ -10,6 +10,7 @@ from conftest import Genzoo
 
 from genzoo.checks import IMAGES, check_model
 from genzoo.errors import InputError
+from genzoo.models.diffusion import Diffusion, DiffusionSettings
 from genzoo.nets.backbone import Backbone, build_backbone
 from genzoo.nets.unet import grids_of
 from genzoo.registry import MODELS, PRESETS, load_class, parse_settings, preset_settings
@@ -79,6 +80,18 @@ def test_auto_goes_by_the_size_of_the_data() -> None:
     assert preset_settings(cls, image(8), "base") == dict(cls.presets["base"]) != {}
     with pytest.raises(InputError, match="'smal'.*small"):
         preset_settings(cls, image(8), "smal")
+
+
+def test_points_have_sizes_and_noise_levels_of_their_own() -> None:
+    """What is given stays. Fails with: images' choices for points."""
+    points = DataSpec((2,), None, scale=(1, 1), location=(0, 0))
+    chosen = [
+        (s.width, s.steps, s.log_sigma_mean)
+        for s in (Diffusion(spec).settings for spec in (image(8), points))
+    ]
+    assert chosen == [(64, 18, -0.6), (128, 40, -2.0)]
+    given = DiffusionSettings(width=16, steps=3, log_sigma_mean=0.0, log_sigma_std=1.0)
+    assert Diffusion(points, given).settings == given
 
 
 def test_a_run_records_what_its_preset_chose(genzoo_says: Genzoo, tmp_path: Path) -> None:

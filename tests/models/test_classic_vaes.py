@@ -15,7 +15,7 @@ from genzoo.data.ranges import from_model, to_model
 from genzoo.errors import InputError
 from genzoo.models.gaussian_vae import GaussianVAE, GaussianVAESettings, kl_to_prior
 from genzoo.models.vqvae import VQVAE, Codebook, VQVAESettings, perplexity
-from genzoo.nets.likelihood import GaussianLikelihood, log_mass_of_gaussian
+from genzoo.nets.likelihood import GaussianLikelihood, GaussianMixture, log_mass_of_gaussian
 from genzoo.nets.mlp import ResidualMLP
 from genzoo.noise import NoiseSource
 from genzoo.training.loop import Trainer
@@ -52,6 +52,28 @@ def test_masses_of_all_levels_sum_to_one(levels: int, std: float) -> None:
     x = (torch.arange(levels) * (2 / (levels - 1)) - 1)[:, None].expand(-1, len(mean))
     log_mass = log_mass_of_gaussian(x, mean.expand_as(x), torch.tensor(math.log(std)), levels)
     assert torch.allclose(log_mass.exp().sum(0), torch.ones(len(mean)), atol=1e-4)
+
+
+def test_a_mixture_is_torchs_and_draws_what_it_says() -> None:
+    """Density, shares of the components, and their spread; the mode is the likeliest component.
+
+    Fails with: a component for each coordinate, standard deviations for their logarithms.
+    """
+    raw = torch.randn(3, GaussianMixture.numbers(4, 2))
+    law = GaussianMixture.of(raw, 4)
+    parts = torch.distributions.Normal(law.mean, law.log_std.exp())
+    exact = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=law.logits),
+        torch.distributions.Independent(parts, 1),
+    )
+    x = torch.randn(3, 2)
+    assert torch.allclose(law.log_prob(x), exact.log_prob(x), atol=1e-4)
+    many = GaussianMixture(*(part[:1].expand(40_000, *part.shape[1:]) for part in law))
+    drawn = many.sample(torch.rand(40_000), torch.randn(40_000, 2), 1.0)
+    assert torch.allclose(drawn.mean(0), exact.mean[0], atol=0.03)
+    assert torch.allclose(drawn.var(0), exact.variance[0], rtol=0.05)
+    likeliest = int(law.logits[1].argmax())
+    assert torch.equal(law.mode()[1], law.mean[1, likeliest])
 
 
 def test_mass_is_the_difference_of_cdfs_and_has_a_gradient_in_the_tails() -> None:
