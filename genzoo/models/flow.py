@@ -146,8 +146,8 @@ class NormalizingFlow(Density, GenerativeModel):
     """What all flows share: an invertible map to standard normal noise, and its Jacobian.
 
     A density on the levels of images is hard to fit and its samples are rough. With the setting
-    `noise` it is that of noisy images, and samples are denoised by one gradient (Zhai et al. 2024,
-    sections 2.4 and 2.5). That costs bits/dim; with noise 0 dequantized images are fitted. Points
+    `noise` it is that of noisy images, and samples are denoised by one gradient (Zhai et
+    al. 2024). That costs bits/dim; with noise 0 dequantized images are fitted. Points
     have a density of their own and are never made noisy.
     """
 

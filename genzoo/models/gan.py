@@ -34,7 +34,7 @@ class GANSettings:
         patch: side of a patch in pixels; 0 chooses 2 for sides up to 16 and 4 above.
         width: features of both networks; 0 chooses 32 for images and 64 for points.
         depth: residual blocks of both networks.
-        gamma: weight of R1 + R2 at the start of training; none chooses 3 for images and 0.01 for
+        gamma: weight of R1 + R2 at the start of training; none chooses 3 for images and 0.03 for
             points, whose modes may be a hundredth of the data wide: a critic that tells them apart
             is steep (measured on ``grid``: with 0.1, four of 25 modes are well covered).
         gamma_end: weight of R1 + R2 at its end; none chooses 1 for images and 0.001 for points.
@@ -43,7 +43,7 @@ class GANSettings:
         diffaugment: show the critic randomly moved and masked images only (Zhao et al. 2020).
         label_dropout: how often the critic is not told the label. With few images a label, a
             critic that always knows it learns those images by heart.
-        batch_size: real items a phase.
+        batch_size: real items a phase; 0 chooses 128 for images and 512 for points.
         lr: learning rate at the start; none chooses 0.003 for images and 0.006 for points.
         lr_end: final learning rate as a fraction of `lr`.
         beta2: Adam's second-moment decay (β₁ is 0).
@@ -60,15 +60,15 @@ class GANSettings:
     augment: float = 0.7
     diffaugment: bool = False
     label_dropout: float = 0.75
-    batch_size: int = 128
+    batch_size: int = 0
     lr: float | None = None
     lr_end: float = 0.1
     beta2: float = 0.99
     ema: float = 0.05
 
 
-_FOR_IMAGES = GANSettings(latent=64, width=32, gamma=3.0, gamma_end=1.0, lr=3e-3)
-_FOR_POINTS = GANSettings(latent=4, width=64, gamma=0.01, gamma_end=0.001, lr=6e-3)
+_FOR_IMAGES = GANSettings(latent=64, width=32, gamma=3.0, gamma_end=1.0, batch_size=128, lr=3e-3)
+_FOR_POINTS = GANSettings(latent=4, width=64, gamma=0.03, gamma_end=0.001, batch_size=512, lr=6e-3)
 
 
 class ResidualBlock(nn.Module):
@@ -215,6 +215,7 @@ def _chosen(s: GANSettings, spec: DataSpec) -> GANSettings:
         width=s.width or default.width,
         gamma=default.gamma if s.gamma is None else s.gamma,
         gamma_end=default.gamma_end if s.gamma_end is None else s.gamma_end,
+        batch_size=s.batch_size or default.batch_size,
         lr=default.lr if s.lr is None else s.lr,
     )
 
