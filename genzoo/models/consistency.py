@@ -31,6 +31,8 @@ class ConsistencySettings(DiffusionSettings):
     Attributes:
         sampler: ``multistep``, or a sampler of every denoiser.
         steps: evaluations a sample; each but the first begins with fresh noise.
+        restart: noise level from which the last of several evaluations starts: high enough to
+            mend the sample, low enough to keep it (Song & Dhariwal 2023: 0.821 for CIFAR-10).
         pretrain: part of the budget that trains the network as a diffusion model; a start from
             a run's weights (``--init``) needs none.
         tuning_lr: learning rate of the rest, as a fraction of `lr`'s.
@@ -41,6 +43,7 @@ class ConsistencySettings(DiffusionSettings):
 
     sampler: str = "multistep"
     steps: int = 2
+    restart: float = 0.8
     pretrain: float = 0.5
     tuning_lr: float = 0.5
     stages: int = 8
@@ -113,5 +116,6 @@ class Consistency(Diffusion):
             yield x
 
     def jumps(self, steps: int) -> list[float]:
-        """Noise levels from which f is asked: evenly spaced as Karras', the smallest left out."""
-        return [float(v) for v in karras_sigmas(steps + 1, self.sigma_range)[:steps]]
+        """Noise levels from which f is asked: σ_max to `restart`, spaced as Karras'."""
+        s = self.settings
+        return [float(v) for v in karras_sigmas(steps, (s.restart, s.sigma_max))[:steps]]

@@ -45,6 +45,16 @@ def test_the_exact_consistency_function_makes_the_data(steps: int) -> None:
     check_samples(model.draw(NoiseSource(0, 0, 4000), {}, SampleOptions(steps=steps)))
 
 
+def test_evaluations_start_from_pure_noise_and_end_at_restart() -> None:
+    """Falling in between. Fails with: restarts from noise that leaves nothing of the sample."""
+    model = Consistency(DataSpec((1, 8, 8), 17), ConsistencySettings(width=16, restart=0.5))
+    assert model.jumps(1) == pytest.approx([80.0])
+    assert model.jumps(2) == pytest.approx([80.0, 0.5])
+    many = model.jumps(5)
+    assert len(many) == 5 and many == sorted(many, reverse=True)
+    assert (many[0], many[-1]) == pytest.approx((80.0, 0.5))
+
+
 def test_at_the_boundary_it_is_the_identity() -> None:
     """f(x; σ_min) ≈ x whatever the weights. Fails with: c_skip and c_out exchanged."""
     model = Consistency(POINTS, ConsistencySettings(**SMALL))
