@@ -134,7 +134,9 @@ class Recipe:
         weight_decay: decoupled (AdamW).
         grad_clip: global gradient norm at which gradients are clipped; ``None`` never.
         ema: half-life of the weight average as a fraction of the budget; 0 keeps the raw weights.
-        lr_scale: multiplier of `lr` by parameter group, 1 where absent.
+        lr_scale: multiplier of `lr` by phase, 1 where absent.
+        spans: from and to which part of the budget a phase's `lr` rises and falls; all of it where
+            absent. For phases that follow one another.
     """
 
     batch_size: int = 128
@@ -146,6 +148,7 @@ class Recipe:
     grad_clip: float | None = 1.0
     ema: float = 0.03
     lr_scale: Mapping[str, float] = field(default_factory=dict)
+    spans: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

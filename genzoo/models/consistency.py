@@ -58,8 +58,10 @@ class Consistency(Diffusion):
     with_init: ClassVar[Mapping[str, Any]] = {"pretrain": 0.0}
 
     def recipe(self) -> Recipe:
-        """That of the diffusion model, slower while it is tuned."""
-        return replace(super().recipe(), lr_scale={TUNING: self.settings.tuning_lr})
+        """That of the diffusion model, which is annealed before it is tuned, more slowly."""
+        s = self.settings
+        spans = {"main": (0.0, s.pretrain), TUNING: (s.pretrain, 1.0)}
+        return replace(super().recipe(), lr_scale={TUNING: s.tuning_lr}, spans=spans)
 
     def phases(self, state: TrainState) -> tuple[str, ...]:
         """First the diffusion model, then the consistency of the same weights."""

@@ -215,8 +215,10 @@ class VQVAE(GenerativeModel):
         self._last: tuple[Tensor, Tensor] | None = None  # encodings and codes of the last batch
 
     def recipe(self) -> Recipe:
-        """AdamW; the cosine spans both stages."""
-        return replace(super().recipe(), betas=(0.9, 0.95))
+        """AdamW; each stage has a cosine of its own."""
+        first = self.settings.first_stage
+        spans = {"autoencoder": (0.0, first), "prior": (first, 1.0)}
+        return replace(super().recipe(), betas=(0.9, 0.95), spans=spans)
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """``autoencoder`` (with codebook and likelihood) and ``prior``."""

@@ -178,9 +178,9 @@ class Trainer:
             with self.clock.paused():
                 self._survey(phases, state)
         seed_global(derive_seed(self.seed, STEP, used.step), self.device)
-        rate = learning_rate(self.recipe, self._middle(state))
         for phase in phases:
-            self._run_phase(phase, state, rate * self.recipe.lr_scale.get(phase, 1.0))
+            rate = learning_rate(self.recipe, self._middle(state), phase)
+            self._run_phase(phase, state, rate)
             used.images += self.batches.batch_size
             used.flops += used.phase_flops[phase]
         used.step += 1
@@ -242,7 +242,7 @@ class Trainer:
             "images": used.images,
             "seconds": round(used.seconds, 4),
             "progress": self.clock.progress,
-            "lr": learning_rate(self.recipe, self.clock.progress),
+            "lr": learning_rate(self.recipe, self.clock.progress, self._trained),
             "loss": {n[len("loss ") :]: v for n, v in means.items() if n.startswith("loss ")},
             "grad_norm": {n[len("norm ") :]: v for n, v in means.items() if n.startswith("norm ")},
         }
@@ -338,13 +338,22 @@ class Trainer:
         return min(1.0, state.progress + share / 2)
 
 
-def learning_rate(recipe: Recipe, progress: float) -> float:
-    """Linear warm-up, then half a cosine to ``lr_end`` (Loshchilov & Hutter 2017, eq. 5)."""
+def learning_rate(recipe: Recipe, progress: float, phase: str | None = None) -> float:
+    """Linear warm-up, then half a cosine to ``lr_end`` (Loshchilov & Hutter 2017, eq. 5).
+
+    Args:
+        recipe: peak, warm-up, end, and what differs between phases.
+        progress: used fraction of the budget.
+        phase: whose span and scale to take; of a phase of the whole budget where absent.
+    """
+    start, stop = recipe.spans.get(phase or "", (0.0, 1.0))
+    progress = min(max((progress - start) / max(stop - start, 1e-12), 0.0), 1.0)
+    peak = recipe.lr * recipe.lr_scale.get(phase or "", 1.0)
     if progress < recipe.warmup:
-        return recipe.lr * max(progress / recipe.warmup, 0.01)
+        return peak * max(progress / recipe.warmup, 0.01)
     rest = (progress - recipe.warmup) / max(1 - recipe.warmup, 1e-12)
     cosine = 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
-    return recipe.lr * (recipe.lr_end + (1 - recipe.lr_end) * cosine)
+    return peak * (recipe.lr_end + (1 - recipe.lr_end) * cosine)
 
 
 def _check_recipe(recipe: Recipe, model: GenerativeModel) -> None:

@@ -209,6 +209,21 @@ def test_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
     assert learning_rate(Recipe(lr=1.0, warmup=0.0), 0.0) == 1.0
 
 
+def test_phases_that_follow_one_another_have_schedules_of_their_own() -> None:
+    """The second begins where the first ends. Fails with: one cosine over both, scales mixed up."""
+    recipe = Recipe(
+        lr=1.0,
+        warmup=0.0,
+        lr_scale={"prior": 0.5},
+        spans={"codes": (0.0, 0.4), "prior": (0.4, 1.0)},
+    )
+    rates = [learning_rate(recipe, p, "codes") for p in (0.0, 0.2, 0.4, 0.9)]
+    assert rates == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    rates = [learning_rate(recipe, p, "prior") for p in (0.1, 0.4, 0.7, 1.0)]
+    assert rates == pytest.approx([0.5, 0.5, 0.25, 0.0])
+    assert learning_rate(recipe, 0.5, "other") == pytest.approx(0.5)
+
+
 def test_a_single_step_learns_something() -> None:
     trainer = start(Tiny, budget="1steps")
     before = trainer.model.label.weight.detach().clone()
