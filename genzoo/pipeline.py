@@ -183,6 +183,7 @@ class _Job:
                 self._evaluate(run)
             if not run.finished:
                 run.update_status(state="finished", reason=None)
+                self._introduce(run)
         return run
 
     def _open(self, path: Path, config: dict[str, Any], resume: bool) -> Run:
@@ -248,6 +249,11 @@ class _Job:
     def _trained(self, run: Run) -> GenerativeModel:
         own = self.source.cls if ":" in self.source.name else None
         return load_model(run, device=self.device, model=own)
+
+    def _introduce(self, run: Run) -> None:
+        from genzoo.evaluation.card import write_card
+
+        write_card(run)
 
     def _evaluate(self, run: Run) -> None:
         from genzoo.evaluation import evaluate

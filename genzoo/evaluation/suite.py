@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genzoo.data.dataset import Dataset
 from genzoo.errors import GenzooError, InputError
+from genzoo.evaluation.card import write_card
 from genzoo.evaluation.catalogue import METRICS
 from genzoo.evaluation.classes import class_histogram
 from genzoo.evaluation.cost import cost_scores
@@ -284,6 +285,7 @@ def _write_into_run(
         return
     try:
         write_json(run.path / SCORES, result.to_dict())
+        write_card(run)
         _draw_nearest(run, subject.items, reference.train.raw, result.nearest)
     except GenzooError as error:
         progress.note(f"not written: {error}")
