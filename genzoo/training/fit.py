@@ -16,6 +16,7 @@ from genzoo.training.checkpoint import (
 )
 from genzoo.training.interruption import Interruption
 from genzoo.training.loop import Trainer
+from genzoo.training.watch import Watch
 
 LINES = 100  # of history, by progress
 CHECKPOINT_SECONDS = 30.0
@@ -49,7 +50,9 @@ def fit(trainer: Trainer, run: Run, progress: Progress, interruption: Interrupti
 
 def _train(trainer: Trainer, run: Run, progress: Progress, interruption: Interruption) -> None:
     clock = trainer.clock
-    line, entry = int(LINES * clock.progress), dict[str, Any]()
+    line, entry, watch = int(LINES * clock.progress), dict[str, Any](), Watch()
+    for earlier in run.history():
+        watch.look(earlier)  # said already, but what comes is compared with it
     checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
     while not trainer.done:
         with clock.running():
@@ -57,6 +60,8 @@ def _train(trainer: Trainer, run: Run, progress: Progress, interruption: Interru
         if int(LINES * clock.progress) > line or trainer.done:
             line, entry = int(LINES * clock.progress), trainer.log_entry()
             run.append_history(entry)
+            for note in watch.look(entry):
+                progress.note(note)
         progress.update("training", clock.progress, _detail(trainer, entry))
         asked = interruption.requested and not trainer.done
         if asked or time.monotonic() >= checkpoint_at:
