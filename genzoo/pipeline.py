@@ -44,6 +44,7 @@ from genzoo.runs import (
 )
 from genzoo.sampling import draw
 from genzoo.training import find_model, load_model, resolve_device, start_from
+from genzoo.training.acceleration import Acceleration, accelerate
 from genzoo.training.device import (
     describe_machine,
     isolated_rng,
@@ -68,6 +69,7 @@ _AGREE = {
     "init": "--init",
     "conditional": "--conditional",
     "samples": "--samples",
+    "acceleration": "the computation's",
 }
 
 
@@ -81,6 +83,9 @@ def train(
     conditional: bool | None = None,
     device: str = "auto",
     preset: str = "auto",
+    precision: str = "auto",
+    compiled: bool | None = None,
+    channels_last: bool | None = None,
     settings: Mapping[str, Any] | None = None,
     init: str | Path | Run | None = None,
     resume: bool = False,
@@ -102,6 +107,9 @@ def train(
         conditional: whether the model is shown labels; where absent, if the data have some.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         preset: size of the model, ``tiny``, ``small`` or ``base``; ``auto`` goes by the data's.
+        precision: of training: ``fp32``, ``tf32`` or ``bf16``; ``auto`` goes by the device.
+        compiled: whether to compile the networks; where absent, by device and budget.
+        channels_last: whether images lie in memory pixel by pixel; where absent, by the device.
         settings: of the model, by name; they come before the preset's.
         init: a run whose weights to start from; the model must have the same parts, as
             ``consistency`` and ``diffusion`` have. What that run cost is recorded.
@@ -132,6 +140,14 @@ def train(
         what = "holds a run" if is_run(path) else "is not empty"
         raise InputError(f"'{path}' {what}; go on with --resume or choose another --out")
     dataset = open_dataset(data, data_root, size=size) if isinstance(data, str) else data
+    acceleration = accelerate(
+        place,
+        dataset.spec,
+        parsed,
+        precision=precision,
+        compiled=compiled,
+        channels_last=channels_last,
+    )
     resolved = source.settings({**implied, **(settings or {})}, dataset.spec, preset)
     if start is not None:  # whose weights must fit, before a folder is made
         shown = _conditional(conditional, dataset)
@@ -153,6 +169,7 @@ def train(
             "conditional": _conditional(conditional, dataset),
             "device": str(place),
             "threads": count,
+            "acceleration": acceleration.to_dict(),
             "samples": samples,
             **_provenance(place),
         }
@@ -219,7 +236,13 @@ class _Job:
             model = model.to(self.device)
             run.update_status(parameters=sum(p.numel() for p in model.parameters()))
             budget = Budget.parse(config["budget"])
-            trainer = Trainer(model, self.dataset.train, budget, seed)
+            trainer = Trainer(
+                model,
+                self.dataset.train,
+                budget,
+                seed,
+                acceleration=Acceleration(**config.get("acceleration", {})),
+            )
             fit(trainer, run, self.progress, self.interruption)
 
     def _sample(self, run: Run) -> None:

@@ -65,6 +65,7 @@ from genzoo_cli.show import comparison_answer
 @options.conditional
 @options.device
 @options.preset
+@options.acceleration
 @options.settings("vae.width=128", "A setting of one of the models, MODEL.KEY=VALUE")
 @options.samples
 @options.data_root

@@ -106,6 +106,31 @@ preset = click.option(
     show_default=True,
     help=f"Size of the models: {'; '.join(f'{name}: {what}' for name, what in PRESETS.items())}.",
 )
+_precision = click.option(
+    "--precision",
+    type=click.Choice(("auto", "fp32", "tf32", "bf16")),
+    default="auto",
+    show_default=True,
+    help="Of training's matrix products; auto takes bf16 for images where the device has it.",
+)
+_compiled = click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=None,
+    help="Whether to compile the networks.  [default: long trainings on a GPU]",
+)
+_channels_last = click.option(
+    "--channels-last/--no-channels-last",
+    default=None,
+    help="Whether images lie in memory pixel by pixel.  [default: bf16 on a GPU]",
+)
+
+
+def acceleration(command: Any) -> Any:
+    """How the device computes: ``--precision``, ``--compile``, ``--channels-last``."""
+    return _precision(_compiled(_channels_last(command)))
+
+
 own_model = click.option(
     "--model",
     metavar="FILE.py:Class",

@@ -42,6 +42,7 @@ from genzoo_cli.show import run_answer
 @options.conditional
 @options.device
 @options.preset
+@options.acceleration
 @options.settings("width=128", "A setting of the model ('genzoo models NAME' lists them)")
 @click.option(
     "--init", type=options.FILE, metavar="RUN", help="Start from the weights of this run."

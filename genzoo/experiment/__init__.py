@@ -48,6 +48,9 @@ def compare(
     conditional: bool | None = None,
     device: str = "auto",
     preset: str = "auto",
+    precision: str = "auto",
+    compiled: bool | None = None,
+    channels_last: bool | None = None,
     settings: Mapping[str, Any] | None = None,
     samples: int = 1000,
     data_root: str | Path | None = None,
@@ -71,6 +74,9 @@ def compare(
         conditional: whether models are shown labels; where absent, if the data have some.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         preset: size of the models, ``tiny``, ``small`` or ``base``; ``auto`` goes by the data's.
+        precision: of training: ``fp32``, ``tf32`` or ``bf16``; ``auto`` goes by the device.
+        compiled: whether to compile the networks; where absent, by device and budget.
+        channels_last: whether images lie in memory pixel by pixel; where absent, by the device.
         settings: ``{"vae.width": 128}``, by model and name.
         samples: how many are drawn and evaluated.
         data_root: where downloaded data lie.
@@ -118,6 +124,9 @@ def compare(
         "conditional": conditional,
         "device": str(place),
         "preset": preset,
+        "precision": precision,
+        "compiled": compiled,
+        "channels_last": channels_last,
         "samples": samples,
         "data_root": data_root,
         "size": size,

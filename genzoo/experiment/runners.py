@@ -22,6 +22,8 @@ from genzoo.runs import is_run, open_run
 
 RETRIES = 1  # of a process that was killed
 POLL_SECONDS = 0.2
+# Arguments of `train` that are yes or no, and what they are called on the command line.
+_FLAGS = {"conditional": "conditional", "compiled": "compile", "channels_last": "channels-last"}
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,10 @@ def _arguments(task: Task, dataset: Dataset) -> list[str]:
     options = dict(task.options)
     arguments = ["train", "--resume", "--json", "--model", str(task.model), "--data", dataset.name]
     arguments += ["--out", str(task.path)]
-    conditional, settings = options.pop("conditional"), options.pop("settings")
-    if conditional is not None:
-        arguments.append("--conditional" if conditional else "--no-conditional")
-    for key, value in settings.items():
+    for name, flag in _FLAGS.items():
+        if (value := options.pop(name, None)) is not None:
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+    for key, value in options.pop("settings").items():
         arguments += ["--set", f"{key}={'none' if value is None else value}"]
     for name, value in options.items():
         if value is not None:

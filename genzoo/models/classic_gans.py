@@ -256,7 +256,7 @@ class WGANGP(ClassicGAN):
     def penalty(self, real: Tensor, fake: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """λ E(|∇D(x̂)| - 1)², x̂ uniform between a real and a generated item (eq. 3)."""
         between = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
-        x = torch.lerp(real, fake, between).requires_grad_()
+        x = torch.lerp(real, fake.to(real.dtype), between).requires_grad_()
         steepness = slope(self.critic(x, cond), x).norm(dim=1)
         out: Tensor = self.settings.penalty * (steepness - 1).square().mean()
         return out

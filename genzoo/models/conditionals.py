@@ -56,7 +56,7 @@ class Categorical(Law):
     def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
         """See `Law.log_prob`."""
         level = from_model(x, self.spec).long()
-        return parameters.log_softmax(-1).gather(-1, level[..., None])[..., 0]
+        return parameters.float().log_softmax(-1).gather(-1, level[..., None])[..., 0]
 
     def sample(self, parameters: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         """See `Law.sample`; the first uniform number suffices."""
@@ -244,6 +244,6 @@ def _spread_out(
 
     At parameters of 0 the means are spread over ±`reach`: equal components would stay equal.
     """
-    logits, mean, raw = parameters.chunk(3, dim=-1)
+    logits, mean, raw = parameters.float().chunk(3, dim=-1)
     start = torch.linspace(-reach, reach, mean.shape[-1], device=mean.device)
     return logits, mean + start, raw + log_scale

@@ -165,7 +165,7 @@ class Prior(nn.Module):
         """Log p(codes | cond), (B, T) -> (B,) nats, in one parallel pass."""
         start = self.start(cond, len(codes), codes.device)[:, None]
         before = torch.cat([start, self.embed(codes[:, :-1])], dim=1)
-        log_p = self._logits(before + self.position, None).log_softmax(2)
+        log_p = self._logits(before + self.position, None).float().log_softmax(2)
         return log_p.gather(2, codes[:, :, None]).flatten(1).sum(1)
 
     def draw(self, uniform: Tensor, cond: Mapping[str, Tensor], temperature: float) -> Tensor:

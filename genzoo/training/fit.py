@@ -57,6 +57,8 @@ def _train(trainer: Trainer, run: Run, progress: Progress, interruption: Interru
     while not trainer.done:
         with clock.running():
             _step_until(trainer, interruption, line)
+        while trainer.notes:
+            progress.note(trainer.notes.pop(0))
         if int(LINES * clock.progress) > line or trainer.done:
             line, entry = int(LINES * clock.progress), trainer.log_entry()
             run.append_history(entry)

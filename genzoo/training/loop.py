@@ -9,10 +9,12 @@ resumed training needs to end with the same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from genzoo.data.ranges import to_model
 from genzoo.errors import Diverged, InputError, unknown
 from genzoo.model import GenerativeModel, group_of
 from genzoo.noise import derive_seed, generator
+from genzoo.training.acceleration import Acceleration
 from genzoo.training.budget import BudgetClock, Used, count_flops
 from genzoo.training.checkpoint import Checkpoint
 from genzoo.training.device import seed_global
@@ -30,6 +33,8 @@ from genzoo.types import Batch, Budget, DataSpec, Loss, Recipe, TrainState
 
 # Streams of a run's seed. Steps are (seed, STEP, number).
 INITIALIZE, ORDER, STEP, FIT, DRAW = range(1, 6)
+
+T = TypeVar("T")
 
 
 class Minibatches:
@@ -126,6 +131,10 @@ class Trainer:
         model: in training mode, on its device.
         clock: of the budget.
         recipe: how the family wants to be optimized.
+        acceleration: how the device computes.
+        parts: in how many a minibatch is cut so that it fits into the device's memory.
+        prepare_seconds: spent on counting, warming up and compiling, which no model is charged.
+        notes: what a person should know; whoever shows them empties it.
     """
 
     def __init__(
@@ -135,6 +144,7 @@ class Trainer:
         budget: Budget,
         seed: int,
         used: Used | None = None,
+        acceleration: Acceleration = Acceleration(),  # noqa: B008  (frozen)
     ) -> None:
         """Get ready; changes nothing of the model but its mode.
 
@@ -144,6 +154,7 @@ class Trainer:
             budget: at which training ends.
             seed: of data order and of the losses' randomness.
             used: where to go on.
+            acceleration: precision, layout and compilation.
         """
         self.model, self.seed, self.device = model.train(), seed, model.device
         self.recipe = model.recipe()
@@ -157,7 +168,11 @@ class Trainer:
         parameters = [p for group in self.groups.values() for p in group]
         self.average = WeightAverage(parameters, self.recipe.ema)
         self.tally = Tally()
+        self.acceleration, self.parts = acceleration, 1
+        self.prepare_seconds, self.notes = 0.0, list[str]()
+        acceleration.prepare(model)
         self._trained: str | None = None
+        self._surveyed: set[str] = set()
 
     @property
     def done(self) -> bool:
@@ -174,7 +189,7 @@ class Trainer:
         """One step: every phase once. Within the clock's `running` only."""
         used, state = self.clock.used, self.clock.state
         phases = self._phases(state)
-        if any(phase not in used.phase_flops for phase in phases):
+        if not self._surveyed.issuperset(phases):
             with self.clock.paused():
                 self._survey(phases, state)
         seed_global(derive_seed(self.seed, STEP, used.step), self.device)
@@ -190,19 +205,76 @@ class Trainer:
 
     def _survey(self, phases: tuple[str, ...], state: TrainState) -> None:
         """Count the cost of new phases by passes that are undone; also warms the machine up."""
+        begun = time.perf_counter()
         flops = self.clock.used.phase_flops
         for phase in phases:
-            if phase in flops:
-                continue
             self._train_only(phase)
-            kept = {k: v.detach().clone() for k, v in self.model.named_buffers()}
-            seed_global(derive_seed(self.seed, STEP, state.step), self.device)
-            work = partial(self._descend, self.batches[0], phase, state)
-            flops[phase] = count_flops(work)
-            with torch.no_grad():
-                for name, buffer in self.model.named_buffers():
-                    buffer.copy_(kept[name])
+            if phase not in flops:
+                flops[phase] = self._count(phase, state)
+            if self.acceleration.compiled:
+                self._try_compiled(phase, state)
+            self._surveyed.add(phase)
+        self.prepare_seconds += time.perf_counter() - begun
+
+    def _count(self, phase: str, state: TrainState) -> float:
+        # compiled code hides its products from the counter
+        with self._undone(), self._uncompiled():
+            return self._fitting(lambda: count_flops(lambda: self._rehearse(phase, state)))
+
+    def _rehearse(self, phase: str, state: TrainState) -> None:
+        seed_global(derive_seed(self.seed, STEP, state.step), self.device)
+        self._descend(self.batches[0], phase, state)
+
+    @contextmanager
+    def _undone(self) -> Iterator[None]:
+        """Leave buffers and gradients as if nothing had happened inside."""
+        kept = {k: v.detach().clone() for k, v in self.model.named_buffers()}
+        yield
+        with torch.no_grad():
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(kept[name])
+        self.model.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def _uncompiled(self) -> Iterator[None]:
+        if not self.acceleration.compiled:
+            yield
+            return
+        with torch.compiler.set_stance("force_eager"):
+            yield
+
+    def _try_compiled(self, phase: str, state: TrainState) -> None:
+        """Compile what the phase needs, or go on without where that fails."""
+        try:
+            with self._undone():
+                self._fitting(lambda: self._rehearse(phase, state))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a compiler may raise anything; training goes on without it
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.acceleration.give_up_compiling(self.model)
+            self.acceleration = dataclasses.replace(self.acceleration, compiled=False)
+            self.notes.append(
+                f"phase '{phase}' cannot be compiled, going on without: {reason:.200}"
+            )
+
+    def _fitting(self, work: Callable[[], T]) -> T:
+        """Do `work`, with minibatches in ever more parts while they do not fit into memory."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                if self.parts >= self.batches.batch_size:
+                    raise
+            self.parts *= 2
             self.model.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.notes.append(
+                f"out of memory at step {self.clock.used.step}: going on with minibatches of "
+                f"{self.batches.batch_size} in {self.parts} parts, whose gradients are added up; "
+                "what a loss takes from a whole minibatch, it now takes from each part"
+            )
 
     def _run_phase(self, phase: str, state: TrainState, rate: float) -> None:
         self._train_only(phase)
@@ -210,7 +282,7 @@ class Trainer:
         optimizer = self.optimizers[group_of(phase)]
         optimizer.zero_grad(set_to_none=True)
         batch = self.batches[self.clock.used.images // self.batches.batch_size]
-        loss = self._descend(batch, phase, state)
+        loss = self._fitting(lambda: self._descend(batch, phase, state))
         limit = math.inf if self.recipe.grad_clip is None else self.recipe.grad_clip
         norm = nn.utils.clip_grad_norm_(group, limit)
         for options in optimizer.param_groups:
@@ -224,9 +296,31 @@ class Trainer:
         self.tally.add(f"norm {phase}", norm.detach())
 
     def _descend(self, batch: Batch, phase: str, state: TrainState) -> Loss:
-        loss: Loss = self.model(batch, phase, state)
-        loss.total.backward()
-        return loss
+        """Add the gradients of a minibatch's mean loss; returns the loss."""
+        if self.parts == 1:
+            return self._backward(batch, phase, state, 1.0)
+        size = -(-len(batch.x) // self.parts)
+        losses = []
+        for start in range(0, len(batch.x), size):
+            some = slice(start, start + size)
+            part = Batch(batch.x[some], {k: v[some] for k, v in batch.cond.items()})
+            losses.append(self._backward(part, phase, state, len(part.x) / len(batch.x)))
+        parts = {
+            name: torch.stack([loss.parts[name] for loss in losses]).sum(0)
+            for name in losses[0].parts
+        }
+        return Loss(torch.stack([loss.total for loss in losses]).sum(0), parts)
+
+    def _backward(self, batch: Batch, phase: str, state: TrainState, share: float) -> Loss:
+        """`share` times the loss and its gradients."""
+        with self.acceleration.computing(self.device):
+            loss: Loss = self.model(self.acceleration.laid_out(batch), phase, state)
+        if share == 1:
+            loss.total.backward()
+            return loss
+        total = loss.total * share
+        total.backward()
+        return Loss(total.detach(), {k: v.detach() * share for k, v in loss.parts.items()})
 
     def log_entry(self) -> dict[str, Any]:
         """A line of the history; begins a new tally.
@@ -274,7 +368,8 @@ class Trainer:
         for group, optimizer in self.optimizers.items():
             for i, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{group}.{i}.{key}": v for key, v in state.items()}
-        return Checkpoint(tensors, {"used": self.clock.used.to_dict(), "tally": sums})
+        used = self.clock.used.to_dict()
+        return Checkpoint(tensors, {"used": used, "tally": sums, "parts": self.parts})
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same model, data and budget."""
@@ -290,6 +385,7 @@ class Trainer:
             optimizer.load_state_dict({"state": states, "param_groups": groups})
         self.clock.used = Used(**state["used"])
         self.tally.restore(state["tally"])
+        self.parts = state["parts"]
 
     def averaged_state(self) -> dict[str, Tensor]:
         """The model's state with averaged weights, on the CPU.
