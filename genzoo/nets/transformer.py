@@ -27,6 +27,19 @@ def unpatchify(tokens: Tensor, patch: int, shape: tuple[int, ...]) -> Tensor:
     return F.pixel_shuffle(grid, patch)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
+    """Softmax(q kᵀ / √d) v, (B, heads, T, d) each; in float32 on the CPU.
+
+    The CPU's fused kernel has a backward pass in bfloat16 that takes up to ten times as long.
+    """
+    if q.device.type != "cpu" or q.dtype == torch.float32:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(
+            q.float(), k.float(), v.float(), is_causal=causal, dropout_p=dropout
+        )
+
+
 class Attention(nn.Module):
     """Multi-head self-attention, causal or not."""
 
@@ -49,14 +62,12 @@ class Attention(nn.Module):
             if cache:
                 k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
             cache[:] = [k, v]
-        if x.device.type == "cpu":  # whose kernel is up to ten times slower in bfloat16
-            q, k, v = q.float(), k.float(), v.float()
-        y = F.scaled_dot_product_attention(
+        y = attend(
             q,
             k,
             v,
-            is_causal=self.causal and tokens > 1,
-            dropout_p=self.dropout if self.training else 0.0,
+            causal=self.causal and tokens > 1,
+            dropout=self.dropout if self.training else 0.0,
         )
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, tokens, width))
         return out
