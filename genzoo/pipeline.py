@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -42,7 +42,7 @@ from genzoo.runs import (
     remove_leftovers,
     write_json,
 )
-from genzoo.sampling import draw
+from genzoo.sampling import draw, sampling_speed
 from genzoo.training import find_model, load_model, resolve_device, start_from
 from genzoo.training.acceleration import Acceleration, accelerate
 from genzoo.training.device import (
@@ -55,6 +55,7 @@ from genzoo.training.device import (
 from genzoo.training.fit import fit
 from genzoo.training.interruption import Interruption
 from genzoo.training.loading import ModelSource
+from genzoo.training.loggers import Loggers, check_trackers, logging_to
 from genzoo.training.loop import DRAW, INITIALIZE, Trainer
 from genzoo.types import Budget, SampleOptions
 
@@ -94,6 +95,7 @@ def train(
     data_root: str | Path | None = None,
     size: int | None = None,
     threads: int | None = None,
+    log: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Run:
     """Train a model, draw samples and score them; leave a run folder.
@@ -120,6 +122,7 @@ def train(
         data_root: where downloaded data lie.
         size: side of the images of a folder.
         threads: of the CPU; torch's choice where absent.
+        log: ``tensorboard``, ``wandb``: trackers beside `history.jsonl`.
         progress: told how far it is.
 
     Raises:
@@ -131,6 +134,7 @@ def train(
     for name, value, least in (("seed", seed, 0), ("samples", samples, 1)):
         if value < least:
             raise InputError(f"--{name} {value}: must be at least {least}")
+    check_trackers(log)
     source, parsed, place = find_model(model), Budget.parse(budget), resolve_device(device)
     start = None if init is None else open_run(init)
     implied = {} if start is None else source.cls.with_init
@@ -173,7 +177,7 @@ def train(
             "samples": samples,
             **_provenance(place),
         }
-        job = _Job(source, dataset, place, interruption, progress or Silent())
+        job = _Job(source, dataset, place, interruption, progress or Silent(), tuple(log))
         return job.carry_out(path, config, resume, evaluate)
 
 
@@ -186,18 +190,19 @@ class _Job:
     device: torch.device
     interruption: Interruption
     progress: Progress
+    log: tuple[str, ...]
 
     def carry_out(self, path: Path, config: dict[str, Any], resume: bool, evaluate: bool) -> Run:
         """Do the stages that are not done yet."""
         run = self._open(path, config, resume)
         self.progress = _Logged(self.progress, run)
-        with _recorded(run):
+        with _recorded(run), logging_to(self.log, run, self.progress) as loggers:
             if not run.trained:
-                self._train(run)
+                self._train(run, loggers)
             if run.samples_info() is None:
                 self._sample(run)
             if evaluate and run.scores() is None:
-                self._evaluate(run)
+                loggers.summarize(self._evaluate(run))
             if not run.finished:
                 run.update_status(state="finished", reason=None)
                 self._introduce(run)
@@ -224,7 +229,7 @@ class _Job:
             )
         return run
 
-    def _train(self, run: Run) -> None:
+    def _train(self, run: Run, loggers: Loggers) -> None:
         config, seed = run.config, run.config["seed"]
         run.update_status(state="training", reason=None)
         spec = self.dataset.spec if config["conditional"] else self.dataset.spec.unconditional()
@@ -243,12 +248,14 @@ class _Job:
                 seed,
                 acceleration=Acceleration(**config.get("acceleration", {})),
             )
-            fit(trainer, run, self.progress, self.interruption)
+            fit(trainer, run, self.progress, self.interruption, loggers)
 
     def _sample(self, run: Run) -> None:
         model = self._trained(run)
         n, seed = run.config["samples"], derive_seed(run.config["seed"], DRAW)
         options = SampleOptions()
+        with isolated_rng(self.device), memory_errors("sampling"):
+            speed = sampling_speed(model, options)
         drawn = draw(
             model, n, seed=seed, batch_size=BATCH_SIZE, options=options, progress=self.progress
         )
@@ -265,6 +272,7 @@ class _Job:
             "nfe": drawn.nfe,
             "samples_per_second": n / drawn.seconds,
             "batch_size": min(BATCH_SIZE, n),
+            **speed,
         }
         write_json(run.path / SAMPLES_INFO, info)
         run.update_status(state="sampled")
@@ -278,7 +286,7 @@ class _Job:
 
         write_card(run)
 
-    def _evaluate(self, run: Run) -> None:
+    def _evaluate(self, run: Run) -> dict[str, Any]:
         from genzoo.evaluation import evaluate
 
         begun = time.perf_counter()
@@ -289,8 +297,10 @@ class _Job:
             progress=self.progress,
             model=self._trained(run),
         )
-        write_json(run.path / SCORES, result.to_dict())
+        scores = result.to_dict()
+        write_json(run.path / SCORES, scores)
         run.update_status(evaluation_seconds=time.perf_counter() - begun)
+        return scores
 
 
 class _Logged:

@@ -24,6 +24,8 @@ from genzoo.training import load_model, resolve_device
 from genzoo.training.device import memory_errors, synchronize
 from genzoo.types import DataSpec, SampleOptions
 
+SPEED_SECONDS, SPEED_CALLS = 0.3, 3  # of a batch size: until either is used up
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -90,6 +92,33 @@ def draw(
             nfe = max([nfe, *calls.values()])
             progress.update("sampling", stop / n, f"{stop / seconds:,.0f} samples/s")
     return Drawn(torch.cat(parts), cond.get("label"), seconds, nfe)
+
+
+def sampling_speed(
+    model: GenerativeModel,
+    options: SampleOptions = SampleOptions(),  # noqa: B008  (frozen)
+) -> dict[str, float]:
+    """How long somebody waits for a first sample, and how fast samples come after it.
+
+    Returns:
+        ``first_sample_seconds`` of the first call of all, and ``samples_per_second_1`` and
+        ``samples_per_second_64`` at those batch sizes, of the fastest of a few calls.
+    """
+
+    def seconds(n: int) -> float:
+        begun = time.perf_counter()
+        model.sample(n, seed=0, options=options)
+        synchronize(model.device)
+        return time.perf_counter() - begun
+
+    found = {"first_sample_seconds": seconds(1)}
+    for n in (1, 64):
+        fastest, spent = float("inf"), 0.0
+        while spent < SPEED_SECONDS and spent < SPEED_CALLS * fastest:
+            took = seconds(n)
+            fastest, spent = min(fastest, took), spent + took
+        found[f"samples_per_second_{n}"] = n / fastest
+    return found
 
 
 def sample(

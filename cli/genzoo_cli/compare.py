@@ -71,6 +71,7 @@ from genzoo_cli.show import comparison_answer
 @options.data_root
 @options.size
 @options.threads
+@options.log
 @options.pass_session
 def command(
     session: Session, /, settings: tuple[tuple[str, str], ...], out: Path | None, **how: Any

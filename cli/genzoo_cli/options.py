@@ -147,6 +147,15 @@ threads = click.option(
 )
 
 
+log = click.option(
+    "--log",
+    type=names,
+    default=(),
+    metavar="A,B",
+    help="Trackers beside history.jsonl: tensorboard, wandb (offline unless WANDB_MODE=online).",
+)
+
+
 def data(default: str | None = "digits") -> Decorator:
     """``--data NAME``."""
     return click.option(

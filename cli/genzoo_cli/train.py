@@ -58,6 +58,7 @@ from genzoo_cli.show import run_answer
 @options.data_root
 @options.size
 @options.threads
+@options.log
 @options.pass_session
 def command(
     session: Session,

@@ -31,6 +31,7 @@ from genzoo.runs import SCHEMA, is_run, lock
 from genzoo.training import resolve_device
 from genzoo.training.interruption import Interruption
 from genzoo.training.loading import ModelSource
+from genzoo.training.loggers import check_trackers
 from genzoo.types import Budget
 
 __all__ = ["Comparison", "ComparisonFailed", "compare"]
@@ -56,6 +57,7 @@ def compare(
     data_root: str | Path | None = None,
     size: int | None = None,
     threads: int | None = None,
+    log: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Comparison:
     """Train every model with every seed under the same budget, and write one report.
@@ -82,6 +84,7 @@ def compare(
         data_root: where downloaded data lie.
         size: side of the images of a folder.
         threads: CPU threads of each run.
+        log: ``tensorboard``, ``wandb``: trackers of each run beside its `history.jsonl`.
         progress: told how far it is.
 
     Raises:
@@ -94,6 +97,7 @@ def compare(
     for name, value, least in (("seeds", seeds, 1), ("jobs", jobs, 1), ("samples", samples, 1)):
         if value < least:
             raise InputError(f"--{name} {value}: must be at least {least}")
+    check_trackers(log)
     parsed, place = Budget.parse(budget), resolve_device(device)
     each = threads_of_each(jobs, threads, parsed)
     if jobs > 1 and not isinstance(data, str):
@@ -131,6 +135,7 @@ def compare(
         "data_root": data_root,
         "size": size,
         "threads": each,
+        "log": tuple(log),
     }
     wanted = [(m, s) for m in contenders for s in range(seeds)] + [(m, 0) for m in baselines]
     tasks = [_task(path, sources[m], m, seed, own[m], common) for m, seed in wanted]

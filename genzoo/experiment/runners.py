@@ -171,6 +171,8 @@ def _arguments(task: Task, dataset: Dataset) -> list[str]:
     for name, flag in _FLAGS.items():
         if (value := options.pop(name, None)) is not None:
             arguments.append(f"--{flag}" if value else f"--no-{flag}")
+    if log := options.pop("log", ()):
+        arguments += ["--log", ",".join(log)]
     for key, value in options.pop("settings").items():
         arguments += ["--set", f"{key}={'none' if value is None else value}"]
     for name, value in options.items():

@@ -63,7 +63,8 @@ def run(model: str, data: Dataset, seed: int, given: argparse.Namespace) -> dict
     """The scores of one run, trained now if it was not before; ``None`` where it failed."""
     budget = str(given.budget).replace(" ", "")
     part = "-validation" if given.validation else ""
-    name = "-".join([model, *sorted(given.set), *([given.preset] if given.preset else [])])
+    how = [given.preset, given.precision]
+    name = "-".join([model, *sorted(given.set), *(part for part in how if part)])
     out = given.out / f"{data.name}{part}-{budget}-{given.threads}t" / f"{name}-s{seed}"
     try:
         done = genzoo.train(
@@ -74,6 +75,7 @@ def run(model: str, data: Dataset, seed: int, given: argparse.Namespace) -> dict
             out=out,
             settings=dict(pair.split("=", 1) for pair in given.set),
             preset=given.preset or "auto",
+            precision=given.precision or "auto",
             threads=given.threads,
             resume=out.exists(),
             samples=given.samples,
@@ -107,6 +109,7 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true", help="judge by training items")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--preset")
+    parser.add_argument("--precision")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--data-root", type=Path)
