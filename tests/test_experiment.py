@@ -212,12 +212,12 @@ def test_a_killed_process_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     starts: list[int] = []
     real = runners._start
 
-    def start(task: Task, dataset: Any, tries: int) -> runners._Process:
+    def start(task: Task, dataset: Any, tries: int, slot: int) -> runners._Process:
         starts.append(tries)
         if tries == 0:  # dies at once
             monkeypatch.setattr(sys, "executable", killer)
         try:
-            return real(task, dataset, tries)
+            return real(task, dataset, tries, slot)
         finally:
             monkeypatch.setattr(sys, "executable", python)
 

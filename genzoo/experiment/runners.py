@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -98,39 +99,48 @@ class _Process:
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
     tries: int
+    slot: int
+
+    @property
+    def name(self) -> str:
+        return self.task.path.name
 
 
 def in_processes(
     tasks: Sequence[Task], dataset: Dataset, jobs: int, progress: Progress
 ) -> dict[str, str]:
-    """Like `one_by_one`, with `jobs` processes at a time; one that is killed is tried again."""
+    """Like `one_by_one`, with `jobs` processes at a time; one that is killed is tried again.
+
+    Each has cores of its own, where there are enough of them and the system can say so.
+    """
     from genzoo.evaluation import prepare
 
     prepare(dataset, tasks[0].options["samples"], progress=progress)
     waiting = [task for task in tasks if not _finished(task.path)]
     running, done = list[_Process](), len(tasks) - len(waiting)
+    slots = list(range(jobs))
     failed: dict[str, str] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                running.append(_start(waiting.pop(0), dataset, tries=0))
+                running.append(_start(waiting.pop(0), dataset, 0, slots.pop(0)))
             time.sleep(POLL_SECONDS)
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 if job.process.returncode < 0 and job.tries < RETRIES:
-                    progress.note(f"{job.task.path.name} was killed: going on with it")
+                    progress.note(f"{job.name} was killed: going on with it")
                     job.errors.close()
-                    running.append(_start(job.task, dataset, job.tries + 1))
+                    running.append(_start(job.task, dataset, job.tries + 1, job.slot))
                     continue
                 done += 1
+                slots.append(job.slot)
+                progress.update(job.name, 1.0)
                 if job.process.returncode != 0:
-                    name = job.task.path.name
-                    failed[name] = _reason_of_exit(job)
-                    progress.note(f"{name} failed: {failed[name]}")
+                    failed[job.name] = _reason_of_exit(job)
+                    progress.note(f"{job.name} failed: {failed[job.name]}")
                 job.errors.close()
-            begun = sum(_progress(job.task.path) for job in running)
-            names = ", ".join(job.task.path.name for job in running)
-            progress.update("comparison", (done + begun) / len(tasks), names)
+            begun = sum(_show(job, progress) for job in running)
+            progress.update("comparison", (done + begun) / len(tasks), f"{done} of {len(tasks)}")
     finally:
         # Only an interruption leaves some: each saves itself at the end of its step.
         for job in running:
@@ -141,15 +151,24 @@ def in_processes(
     return failed
 
 
-def _progress(path: Path) -> float:
-    """Of a run's training, as its process last logged it."""
+def _show(job: _Process, progress: Progress) -> float:
+    """A line on a run that another process carries out; how far its training is."""
     try:
-        return float(open_run(path).history()[-1]["progress"])
+        run = open_run(job.task.path)
+        line = run.history()[-1]
     except (InputError, LookupError):
+        progress.update(job.name, 0.0, "starting")
         return 0.0
+    if run.status["state"] in ("trained", "sampled", "finished"):
+        detail = {"trained": "sampling", "sampled": "evaluating"}.get(run.status["state"], "")
+        progress.update(job.name, 0.999, detail)  # 1 is said when the process has ended
+        return 1.0
+    name, loss = next(iter(line["loss"].items()), ("", 0.0))
+    progress.update(job.name, 0.999 * line["progress"], f"training, {name} {loss:.4g}")
+    return float(line["progress"])
 
 
-def _start(task: Task, dataset: Dataset, tries: int) -> _Process:
+def _start(task: Task, dataset: Dataset, tries: int, slot: int) -> _Process:
     """`train` in a process of its own session, so that Ctrl-C reaches it through us alone."""
     errors = tempfile.TemporaryFile()
     process = subprocess.Popen(
@@ -160,7 +179,18 @@ def _start(task: Task, dataset: Dataset, tries: int) -> _Process:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         start_new_session=True,
     )
-    return _Process(task, process, errors, tries)
+    _pin(process.pid, slot, task.options.get("threads"))
+    return _Process(task, process, errors, tries, slot)
+
+
+def _pin(pid: int, slot: int, threads: int | None) -> None:
+    """Give a process that has just begun the cores of its slot, if there are that many."""
+    if threads is None or not hasattr(os, "sched_setaffinity"):
+        return
+    own = sorted(os.sched_getaffinity(0))[slot * threads : (slot + 1) * threads]
+    if len(own) == threads:
+        with contextlib.suppress(OSError):  # it may have ended already
+            os.sched_setaffinity(pid, own)
 
 
 def _arguments(task: Task, dataset: Dataset) -> list[str]:
