@@ -135,7 +135,7 @@ class Loggers:
 
     def summarize(self, scores: Mapping[str, Any]) -> None:
         """The metrics of `scores.json` that have a value."""
-        found = {f"score/{k}": s["value"] for k, s in scores["metrics"].items()}
+        found = {f"score/{k}": s.get("value") for k, s in scores["metrics"].items()}
         values = {name: value for name, value in found.items() if value is not None}
         self._tell(lambda tracker: tracker.summarize(values))
 
