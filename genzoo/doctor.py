@@ -83,6 +83,7 @@ def examine() -> Diagnosis:
             *(_package(name, module) for name, module in _PACKAGES.items()),
             *_torchvision(),
             *_devices(),
+            *_computation(),
             _threads(),
             *_folders(),
         )
@@ -149,6 +150,34 @@ def _devices() -> Iterator[Finding]:
         yield Finding("cuda", "note", "this torch is built without it")
     if torch.backends.mps.is_available():
         yield Finding("mps", "ok", "Apple GPU")
+
+
+def _computation() -> Iterator[Finding]:
+    """How a training of images computes here where nothing else is asked for, and its costs."""
+    try:
+        from genzoo.training.acceleration import precisions_of
+        from genzoo.training.device import resolve_device
+        from genzoo.training.meter import EnergyCounter
+    except Exception:  # whatever it raised was reported with the packages
+        return
+    device = resolve_device("auto")
+    able = precisions_of(device)
+    detail = f"{able[0]} for images, fp32 for points (--precision); {device} does {', '.join(able)}"
+    yield Finding("precision", "ok", detail)
+    if device.type == "cuda":
+        yield Finding("compilation", "ok", "for long trainings of images (--compile)")
+    elif shutil.which("g++") or shutil.which("clang++"):
+        yield Finding("compilation", "ok", "off unless asked for (--compile)")
+    else:
+        yield Finding(
+            "compilation", "note", "no C++ compiler, which only --compile needs", "install g++"
+        )
+    energy = EnergyCounter(device)
+    if energy.source:
+        yield Finding("energy", "ok", energy.source)
+    else:
+        remedy = "pip install 'genzoo[energy]'" if device.type == "cuda" else ""
+        yield Finding("energy", "note", "unmeasured: no counter that may be read", remedy)
 
 
 def _threads() -> Finding:
