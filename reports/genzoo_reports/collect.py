@@ -306,8 +306,12 @@ def _with_records(
     recorded = {
         "training_seconds": status.get("seconds"),
         "training_images_per_second": status.get("images_per_second"),
+        "training_flops": status.get("flops"),
         "parameters": status.get("parameters"),
         "samples_per_second": sampling.get("samples_per_second"),
+        "samples_per_second_1": sampling.get("samples_per_second_1"),
+        "samples_per_second_64": sampling.get("samples_per_second_64"),
+        "first_sample_seconds": sampling.get("first_sample_seconds"),
         "nfe": sampling.get("nfe"),
     }
     for name, value in recorded.items():

@@ -17,7 +17,7 @@ def digits(value: float, metric: str = "") -> str:
     >>> digits(0.12345), digits(52341.7), digits(12.04, "training_seconds")
     ('0.123', '52,342', '12.0')
     """
-    if metric == "parameters":
+    if metric in ("parameters", "training_flops"):
         return compact(value)
     if metric in ("nfe", "duplicates", "test_duplicates") and value == round(value):
         return f"{value:,.0f}"
@@ -32,10 +32,10 @@ def digits(value: float, metric: str = "") -> str:
 def compact(value: float) -> str:
     """A large count in three digits.
 
-    >>> compact(1234567), compact(84210), compact(12)
-    ('1.23 M', '84.2 k', '12')
+    >>> compact(1234567), compact(84210), compact(12), compact(6.07e13)
+    ('1.23 M', '84.2 k', '12', '60.7 T')
     """
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+    for size, unit in ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.0f}"

@@ -27,6 +27,7 @@ from torch.nn import functional as F  # noqa: N812
 from genzoo.data import Dataset, open_dataset
 from genzoo.data.ranges import to_model
 from genzoo.model import GenerativeModel
+from genzoo.models.ddpm import DDPM, DDPMSettings, T
 from genzoo.noise import NoiseSource
 from genzoo.training import find_model
 from genzoo.training.acceleration import Acceleration
@@ -90,7 +91,7 @@ def noise_error(net: nn.Module, x: Tensor, alphas: Tensor, call: Callable[..., T
     return F.mse_loss(call(net, a.sqrt() * x + (1 - a).sqrt() * noise, t), noise)
 
 
-def diffusers_unet(data: Dataset) -> tuple[nn.Module, Callable[..., Tensor], Step]:
+def diffusers_unet(data: Dataset, width: int = 32) -> tuple[nn.Module, Callable[..., Tensor], Step]:
     """The loop of diffusers' unconditional training example: DataLoader, EMAModel, scheduler."""
     from diffusers import DDPMScheduler, UNet2DModel  # type: ignore[import-not-found]
     from diffusers.optimization import get_cosine_schedule_with_warmup  # type: ignore
@@ -103,7 +104,7 @@ def diffusers_unet(data: Dataset) -> tuple[nn.Module, Callable[..., Tensor], Ste
             in_channels=1,
             out_channels=1,
             layers_per_block=1,
-            block_out_channels=(32, 64, 64),
+            block_out_channels=(width, 2 * width, 2 * width),
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
             norm_num_groups=8,
@@ -300,6 +301,35 @@ def against_peers(data: Dataset, names: list[str]) -> None:
         )
 
 
+def sampling() -> None:
+    """50 steps of DDIM with the very same U-Net, 64 images: diffusers' pipeline and genzoo."""
+    try:
+        from diffusers import DDIMPipeline, DDIMScheduler
+    except ImportError as error:
+        print(f"diffusers' pipeline is not installed: {error}")
+        return
+    net, _, _ = diffusers_unet(open_dataset("digits"), width=8)
+    net.eval()
+    pipeline = DDIMPipeline(net, DDIMScheduler(num_train_timesteps=1000))
+    pipeline.set_progress_bar_config(disable=True)
+
+    class Shared(DDPM):
+        def predict(self, x: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+            out: Tensor = net(x, (time + 1) * T / 2 - 1).sample
+            return out
+
+    model = Shared(DataSpec((1, 32, 32), levels=256), DDPMSettings(schedule="linear"))
+    options = SampleOptions(steps=50, sampler="ddim")
+    rates = alternating(
+        {
+            "theirs": lambda: pipeline(batch_size=64, num_inference_steps=50, output_type="np"),
+            "ours": lambda: model.sample(64, options=options),
+        }
+    )
+    ratios = [a / b for a, b in zip(rates["ours"], rates["theirs"], strict=True)]
+    print(f"\nsampling, DDIM with 50 steps: {spread(ratios)} times as many samples a second")
+
+
 def own_steps(data: Dataset, models: list[str], profile: bool) -> None:
     """A row a model: the share of the step beside the gradient, and the use of the machine."""
     print("\n| model | precision | step (ms) | loop beside loss and gradients | utilization |")
@@ -365,6 +395,8 @@ def main() -> None:
     data = open_dataset(given.data, given.data_root)
     print(f"{given.data}, batches of {BATCH}, {given.threads} threads\n")
     against_peers(data, given.peers)
+    if "diffusers" in given.peers:
+        sampling()
     own_steps(data, given.models, given.profile)
 
 
