@@ -12,7 +12,7 @@ from tiny_models import Tiny, tiny_data
 import genzoo
 from genzoo.evaluation.cost import COSTS, cost_scores
 from genzoo.runs import open_run
-from genzoo.training import meter
+from genzoo.training import fit, meter
 from genzoo.training.acceleration import Acceleration
 from genzoo.training.meter import EnergyCounter, Meter, joined, matmul_rate
 
@@ -105,3 +105,35 @@ def test_a_run_knows_what_it_cost(tmp_path: Path) -> None:
     if cost["energy_joules"] is None:
         assert scores["energy_joules"].value is None
         assert "unmeasured" in str(scores["energy_joules"].to_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the resident memory from /proc")
+def test_memory_does_not_grow_with_the_number_of_steps(tmp_path: Path) -> None:
+    """10,000 steps with every line of history and many checkpoints: within 2 %, after warm-up."""
+    held: list[int] = []
+
+    class Watching:
+        def note(self, message: str) -> None:
+            pass
+
+        def update(self, task: str, fraction: float, detail: str = "") -> None:
+            if task == "training":
+                resident = Path("/proc/self/statm").read_text().split()[1]
+                held.append(int(resident))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "CHECKPOINT_SECONDS", 0.2)
+        genzoo.train(
+            Tiny,
+            tiny_data(),
+            budget="10000steps",
+            samples=10,
+            out=tmp_path,
+            device="cpu",
+            evaluate=False,
+            progress=Watching(),
+        )
+    assert len(held) >= 100
+    warm = held[len(held) // 5 :]
+    assert max(warm) / warm[0] - 1 < 0.02
