@@ -22,7 +22,8 @@ from genzoo.models.vae import (
     log_ratio_of_normals,
 )
 from genzoo.nets.augmentation import random_shift
-from genzoo.types import Batch, DataSpec, TrainState
+from genzoo.noise import NoiseSource
+from genzoo.types import Batch, DataSpec, SampleOptions, TrainState
 
 DIGITS = DataSpec((1, 8, 8), 17, {"label": 3}, (0.5, 0.3, 0.2))
 POINTS = DataSpec((2,), None, location=(1.0, -1.0), scale=(3.0, 0.5))
@@ -442,6 +443,22 @@ def test_mixture_of_known_gaussians_has_their_density() -> None:
             drawn = model.sample(4000)
         assert float((drawn[:, 0] > 1).float().mean()) == pytest.approx(0.25, abs=0.03)
         assert float(drawn.std(0)[1]) == pytest.approx(float(x.std(0)[1]), rel=0.05)
+
+
+def test_a_vae_gives_the_mean_of_its_likelihood_where_it_is_asked_for() -> None:
+    """Fails with: a draw in its place, other latents, or a mean that is not the draws'."""
+    spec = DataSpec((1, 4, 4), 256)
+    settings = VAESettings(width=16, layers=2, latent=2, heads=2, output="mean")
+    vae = shaken(VAE(spec, settings), 0.2)
+    assert isinstance(vae, VAE)
+    noise = NoiseSource(0, 0, 3)
+    layers = [noise.normal(1, 2), noise.normal(vae.tokens, 2)]
+    code = torch.cat([z.flatten(1) for z in layers], dim=1)
+    with torch.no_grad():
+        mean = vae.decode(code, {})
+        assert torch.equal(vae.sample(3, seed=0), from_model(mean, spec))
+        one = vae.draw(NoiseSource(0, 0, 1), {}, SampleOptions())
+    assert torch.allclose(one, mean[:1], atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", [DIGITS, POINTS], ids=["images", "points"])

@@ -23,7 +23,7 @@ from genzoo.model import GenerativeModel
 from genzoo.nets.augmentation import shifted
 from genzoo.nets.backbone import default_patch
 from genzoo.nets.embeddings import ConditionEmbedding
-from genzoo.nets.likelihood import GaussianMixture
+from genzoo.nets.likelihood import GaussianMixture, Output
 from genzoo.nets.transformer import Block, patchify, unpatchify
 from genzoo.noise import NoiseSource
 from genzoo.types import Batch, DataSpec, LikelihoodKind, Loss, Recipe, SampleOptions, TrainState
@@ -49,6 +49,9 @@ class VAESettings:
         beta: weight of the KL terms in training (1 is the ELBO).
         kl_warmup: fraction of the budget over which the KL terms rise to `beta`.
         importance_samples: K of the likelihood's bound IWAE-K; 1 is the ELBO.
+        output: what a sampled image is of its likelihood: ``auto`` and ``sample`` draw from it,
+            which is what the bound speaks of; ``mean`` takes its mean, which has no grain (measured
+            on Fashion-MNIST: a lower FD, and pixels that are easier to tell from real ones).
         batch_size: items a step.
         lr: peak learning rate.
         weight_decay: of AdamW.
@@ -67,6 +70,7 @@ class VAESettings:
     beta: float = 1.0
     kl_warmup: float = 0.1
     importance_samples: int = 8
+    output: Output = "auto"
     batch_size: int = 64
     lr: float = 4e-3
     weight_decay: float = 0.01
@@ -215,6 +219,8 @@ class VAE(GenerativeModel):
         c = self.label(cond, noise.n, noise.device)
         h = self._stream(c, lambda shape: noise.normal(*shape) * temperature)
         if self.spec.is_image:
+            if self.settings.output == "mean":
+                return _mean_of_logistics(self._logistics(h))
             uniform = noise.uniform(2, *self.spec.shape)
             return _sample_logistics(self._logistics(h), uniform, temperature)
         uniform, normal = noise.uniform(1)[:, 0], noise.normal(self.spec.dim)
@@ -256,8 +262,7 @@ class VAE(GenerativeModel):
         h = self._stream(self.label(cond, len(z), z.device), layer_code)
         if not self.spec.is_image:
             return self._mixture(h).mode()
-        logits, mean, _ = self._logistics(h).unbind(1)
-        return (logits.softmax(1) * mean.clamp(-1, 1)).sum(1)
+        return _mean_of_logistics(self._logistics(h))
 
     def _stream(self, c: Tensor, code: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
         """Top-down with z = μ + σ · code, where `code` gives each layer's (T, latent) in turn."""
@@ -368,6 +373,12 @@ def _sample_logistics(parameters: Tensor, uniform: Tensor, temperature: float) -
     mean, log_scale = mean.gather(1, index)[:, 0], log_scale.gather(1, index)[:, 0]
     quantile = uniform[:, 1].clamp(1e-5, 1 - 1e-5).logit()
     return mean + log_scale.clamp(min=-6).exp() * quantile * temperature
+
+
+def _mean_of_logistics(parameters: Tensor) -> Tensor:
+    """About the mean level, (B, 3, K, C, H, W) -> (B, C, H, W)."""
+    logits, mean, _ = parameters.unbind(1)
+    return (logits.softmax(1) * mean.clamp(-1, 1)).sum(1)
 
 
 def _normals(parameters: Tensor) -> Normals:
