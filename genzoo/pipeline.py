@@ -24,6 +24,7 @@ import torch
 from genzoo import __version__
 from genzoo.data import Dataset, open_dataset
 from genzoo.errors import GenzooError, InputError, Interrupted
+from genzoo.illustration import illustrate, is_illustrated
 from genzoo.model import GenerativeModel
 from genzoo.noise import derive_seed
 from genzoo.progress import Progress, Silent
@@ -201,6 +202,9 @@ class _Job:
                 self._train(run, loggers)
             if run.samples_info() is None:
                 self._sample(run)
+            if not (run.finished or is_illustrated(run.path)):
+                seed = derive_seed(run.config["seed"], DRAW)
+                illustrate(run, self._trained(run), self.dataset, seed, self.progress)
             if evaluate and run.scores() is None:
                 loggers.summarize(self._evaluate(run))
             if not run.finished:

@@ -41,6 +41,9 @@ SAMPLES = "samples.npz"
 SAMPLES_PICTURE = "samples.png"
 SAMPLES_INFO = "samples.json"
 SCORES = "scores.json"
+SNAPSHOTS = "snapshots"
+PICTURES = "pictures"
+SWEEPS = "sweeps.json"
 LOG = "log.txt"
 
 __all__ = [

@@ -27,7 +27,7 @@ ORDER = (
     ("genzoo.samples",),
     ("genzoo.runs",),
     ("genzoo.training",),
-    ("genzoo.sampling",),
+    ("genzoo.sampling", "genzoo.illustration"),
     ("genzoo.evaluation",),
     ("genzoo.pipeline",),
     ("genzoo.pipeline",),

@@ -9,7 +9,7 @@ import click
 
 from genzoo_cli import options
 from genzoo_cli.console import Answer, Command, Session
-from genzoo_cli.show import evaluation_answer, self_test_answer
+from genzoo_cli.show import evaluation_answer, self_test_answer, sweep_answer
 
 
 @click.command(
@@ -22,6 +22,8 @@ from genzoo_cli.show import evaluation_answer, self_test_answer
         "genzoo evaluate runs/vae-digits-s0 drawn-by-hand/ --data digits -o scores.json",
         "genzoo evaluate made/ --data folder:photos --size 64 --features inception",
         "genzoo evaluate samples.npz --data held-out.npz --train train.npz",
+        "genzoo evaluate runs/diffusion-digits-s0 --sweep steps --values 2,4,8,16",
+        "genzoo evaluate runs/compare-digits-12s --sweep training",
         "genzoo evaluate --self-test --data digits",
         "genzoo evaluate part1.npz --data cifar10 --first 50000 --gather part1.safetensors",
         "genzoo evaluate --merge part0.safetensors part1.safetensors --data cifar10",
@@ -63,6 +65,13 @@ from genzoo_cli.show import evaluation_answer, self_test_answer
     is_flag=True,
     help="Show that every metric orders samples with known faults as theory says.",
 )
+@click.option(
+    "--sweep",
+    type=click.Choice(["steps", "guidance", "training"]),
+    help="Draw from the runs X, or the runs of the comparisons X, at several numbers of solver "
+    "steps, guidance weights or moments of their training, and score each, for the report.",
+)
+@click.option("--values", metavar="N,N…", help="Numbers of steps, or guidance weights, to sweep.")
 @click.option("--merge", is_flag=True, help="All X are parts of one set of samples.")
 @click.option(
     "--gather",
@@ -91,6 +100,8 @@ def command(
     /,
     sources: tuple[Path, ...],
     self_test: bool,
+    sweep: str | None,
+    values: str | None,
     merge: bool,
     gather: Path | None,
     first: int,
@@ -114,10 +125,43 @@ def command(
         return self_test_answer(genzoo.self_test(progress=session.progress, **how), out)
     if not sources:
         raise click.UsageError("name what to score: a run, a file or a folder (or --self-test)")
+    if values is not None and not sweep:
+        raise click.UsageError("--values needs --sweep")
+    if sweep:
+        return _sweep(session, sources, sweep, values, out, how)
     if gather or merge:
         return _in_parts(session, sources, merge, gather, first, out, how)
     results = [genzoo.evaluate(source, progress=session.progress, **how) for source in sources]
     return evaluation_answer(results, out)
+
+
+def _sweep(
+    session: Session,
+    sources: tuple[Path, ...],
+    over: str,
+    values: str | None,
+    out: Path | None,
+    how: dict[str, Any],
+) -> Answer:
+    """Quality along one knob."""
+    from genzoo.evaluation.sweep import sweep_all
+
+    if any(how[name] is not None for name in ("data", "train", "weights")):
+        raise click.UsageError(
+            "--sweep judges a run by its own data; leave out --data and the like"
+        )
+    kept = {name: how[name] for name in ("seed", "device", "model", "trust")}
+    if how["n"] is not None:
+        kept["n"] = how["n"]
+    found = sweep_all(sources, over, values=_numbers(values), progress=session.progress, **kept)
+    return sweep_answer(found, over, out)
+
+
+def _numbers(values: str | None) -> list[float] | None:
+    try:
+        return None if values is None else [float(value) for value in values.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--values {values}: write numbers, for example 1,4,16") from None
 
 
 def _in_parts(

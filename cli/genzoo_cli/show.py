@@ -43,6 +43,37 @@ def evaluation_answer(results: Sequence[Evaluation], out: Path | None) -> Answer
     return Answer(payload, scores_table(scores) + (f"\n\n{out}" if out else ""))
 
 
+_SWEEP_COLUMNS = ("fd", "two_sample_1nn", "precision", "recall", "high_quality_share")
+
+
+def sweep_answer(found: Mapping[str, Mapping[str, Any]], over: str, out: Path | None) -> Answer:
+    """A table a run, a row a position of the knob."""
+    payload = {"sweep": over, "runs": dict(found)}
+    if out is not None:
+        from genzoo.runs import write_json
+
+        write_json(out, payload)
+    blocks = []
+    for run, entry in found.items():
+        points = entry["points"]
+        shown = [m for m in _SWEEP_COLUMNS if any(m in point["metrics"] for point in points)]
+        rows = [
+            [
+                _position(point["value"]),
+                str(point["nfe"]),
+                *(number((point["metrics"].get(m) or {}).get("value")) for m in shown),
+            ]
+            for point in points
+        ]
+        blocks.append(f"{run}\n{table([over, 'nfe', *shown], rows)}")
+    end = f"written to {out}" if out else "written to sweeps.json of each run; see: genzoo report"
+    return Answer(payload, "\n\n".join([*blocks, end]))
+
+
+def _position(value: Any) -> str:
+    return f"{value['progress']:.0%}" if isinstance(value, Mapping) else f"{value:g}"
+
+
 def self_test_answer(found: SelfTest, out: Path | None) -> Answer:
     """Every expectation, met or not; also written to `out`."""
     if out is not None:

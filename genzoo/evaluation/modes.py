@@ -18,6 +18,7 @@ from scipy import optimize, special, stats
 from torch import Tensor
 
 from genzoo.evaluation.measured import Measured, NotApplicable, Refused
+from genzoo.evaluation.result import ModeCounts
 from genzoo.evaluation.statistics import LEVEL, Interval, wilson
 from genzoo.evaluation.view import View
 
@@ -281,6 +282,22 @@ def measure(view: View) -> dict[str, Measured | Refused]:
     if view.dataset.stacked:
         return _of_stacked(view)
     raise NotApplicable("the modes of these data are not known")
+
+
+def mode_counts(view: View) -> ModeCounts | None:
+    """Samples at each mode, where the modes are known and there are samples enough to say."""
+    known, parts = view.dataset.modes, view.pool.found.parts if view.dataset.stacked else None
+    if known is not None:
+        points, k = view.pool.raw, len(known.centers)
+        if len(points) < k or not bool(torch.isfinite(points).all()):
+            return None
+        hits = count_modes(points, known.centers, known.sigma).good
+        share, centers = HIGH_QUALITY_CEILING, tuple(map(tuple, known.centers.tolist()))
+        return ModeCounts(tuple(hits.tolist()), len(points), share * len(points) / k, centers)
+    if parts is None or len(parts) < DIGITS**PARTS:
+        return None
+    hits = count_stacked(parts)
+    return ModeCounts(tuple(hits.tolist()), len(parts), len(parts) / len(hits), None)
 
 
 def _of_points(view: View) -> dict[str, Measured | Refused]:

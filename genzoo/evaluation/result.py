@@ -124,6 +124,24 @@ class ClassHistogram:
 
 
 @dataclass(frozen=True)
+class ModeCounts:
+    """Samples at each known mode.
+
+    Attributes:
+        hits: samples that count for each mode: within 3 σ of it, or classified as it.
+        n: all samples.
+        expected: of a perfect sampler at each mode.
+        centers: of points in data units; ``None`` of stacked digits, whose mode i is the three
+            digits of i.
+    """
+
+    hits: tuple[int, ...]
+    n: int
+    expected: float
+    centers: tuple[tuple[float, ...], ...] | None
+
+
+@dataclass(frozen=True)
 class Nearest:
     """The samples closest to the training data, and their nearest training items."""
 
@@ -144,6 +162,7 @@ class Evaluation:
         source: ``run``, ``npz``, ``folder`` or ``arrays``.
         metrics: scores by name.
         class_histogram: where a classifier exists.
+        mode_counts: where the modes are known.
         nearest: for the memorization panel; ``None`` where nothing was measured.
         controls: what the controls score in the samples' place, by control and metric.
         seconds: wall clock of this evaluation.
@@ -157,6 +176,7 @@ class Evaluation:
     source: str
     metrics: Mapping[str, Score]
     class_histogram: ClassHistogram | None = None
+    mode_counts: ModeCounts | None = None
     nearest: Nearest | None = None
     controls: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
@@ -164,7 +184,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``scores.json``."""
-        histogram, nearest = self.class_histogram, self.nearest
+        histogram, modes, nearest = self.class_histogram, self.mode_counts, self.nearest
         return {
             "schema": SCHEMA,
             "kind": "scores",
@@ -176,6 +196,7 @@ class Evaluation:
             "source": self.source,
             "metrics": {name: score.to_dict() for name, score in self.metrics.items()},
             "class_histogram": None if histogram is None else _lists(asdict(histogram)),
+            "mode_counts": None if modes is None else _lists(asdict(modes)),
             "nearest": None if nearest is None else _lists(asdict(nearest)),
             "controls": {name: dict(values) for name, values in self.controls.items()},
             "seconds": self.seconds,
@@ -188,7 +209,7 @@ def _finite(number: float | None) -> float | None:
 
 
 def _lists(raw: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(value) for key, value in raw.items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in raw.items()}
 
 
 def _version() -> str:

@@ -19,6 +19,7 @@ from genzoo.evaluation.likelihood import likelihood_score
 from genzoo.evaluation.measured import Refused
 from genzoo.evaluation.measurement import Answer, measure_all
 from genzoo.evaluation.memorization import nearest_panel
+from genzoo.evaluation.modes import mode_counts
 from genzoo.evaluation.reference import MAX_ITEMS, Reference, choose, enough, open_reference
 from genzoo.evaluation.result import Evaluation, Nearest, Score
 from genzoo.evaluation.shards import Gathered, gather
@@ -102,6 +103,7 @@ def evaluate(
         source=subject.source,
         metrics={score.name: score for score in scores},
         class_histogram=class_histogram(work.view) if work.enough else None,
+        mode_counts=mode_counts(work.view) if work.enough else None,
         nearest=work.nearest(),
         controls=work.controls,
         seconds=time.perf_counter() - start,

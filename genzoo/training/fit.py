@@ -18,6 +18,7 @@ from genzoo.training.interruption import Interruption
 from genzoo.training.loggers import Loggers
 from genzoo.training.loop import Trainer
 from genzoo.training.meter import Meter, joined, matmul_rate
+from genzoo.training.snapshots import Recorder, forget_snapshots
 from genzoo.training.watch import Watch
 
 LINES = 100  # of history, by progress
@@ -50,6 +51,7 @@ def fit(
         progress.note(note)
     if checkpoint is None:
         run.cut_history(-1)
+        forget_snapshots(run)
         trainer.start()
     else:
         trainer.restore(checkpoint)
@@ -101,6 +103,7 @@ def _train(
 ) -> None:
     clock = trainer.clock
     line, entry, watch = int(LINES * clock.progress), dict[str, Any](), Watch()
+    recorder = Recorder(trainer, run)
     for earlier in run.history():
         watch.look(earlier)  # said already, but what comes is compared with it
     checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
@@ -112,6 +115,7 @@ def _train(
         if int(LINES * clock.progress) > line or trainer.done:
             line, entry = int(LINES * clock.progress), trainer.log_entry()
             run.append_history(entry)
+            recorder.look()
             if loggers is not None:
                 loggers.log(entry)
             for note in watch.look(entry):
