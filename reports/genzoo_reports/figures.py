@@ -1,7 +1,8 @@
-"""Figures as inline SVG that follows the page's colours, and sample grids as PNG.
+"""Figures: inline SVG that follows the page's colours, or SVG and PNG files that stand alone.
 
-Everything is drawn with matplotlib's objects (no pyplot, no global state). Colours are
-placeholders that become CSS variables, so one drawing serves light, dark and print.
+Everything is drawn with matplotlib's objects (no pyplot, no global state), in the colours of
+the page's light palette. Inside the page those become CSS variables, so one drawing serves
+light, dark and print.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, NullLocator
 
 from genzoo_reports.claims import equal_cost
 from genzoo_reports.collect import history
@@ -31,11 +33,23 @@ SERIES = 8
 """Colours and markers in the page's palette; more models reuse them, still labelled by name."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 GLYPHS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "⬟")
-_INK, _SOFT, _FAINT = "#010101", "#020202", "#030303"
-_PLACES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _FAINT: "var(--line)"}
-_PLACES |= {f"#0a0a{i:02x}": f"var(--s{i})" for i in range(SERIES)}
+PALETTE = {
+    "ink": "#1c1b19",
+    "soft": "#5f5c56",
+    "line": "#dedad2",
+    "s0": "#b3412e",
+    "s1": "#2b62b8",
+    "s2": "#1d7a57",
+    "s3": "#8a4fa8",
+    "s4": "#946200",
+    "s5": "#0f7489",
+    "s6": "#a8326f",
+    "s7": "#55606e",
+}
+"""The page's light colours, under the names of its CSS variables."""
+_INK, _SOFT, _FAINT = PALETTE["ink"], PALETTE["soft"], PALETTE["line"]
+FILE_DPI = 200
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 11,
@@ -47,6 +61,8 @@ _STYLE: dict[Any, Any] = {
     "axes.facecolor": "none",
     "figure.facecolor": "none",
     "text.color": _INK,
+    # Labels come from run folders: a dollar sign in one is no formula.
+    "text.parse_math": False,
     "xtick.color": _FAINT,
     "ytick.color": _FAINT,
     "xtick.labelcolor": _SOFT,
@@ -59,52 +75,93 @@ _STYLE: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A figure of the page.
+class Art:
+    """One pair of axes, painted anew for each form that is asked for.
 
     Attributes:
-        svg: safe inline markup.
+        identity: unique in the report; prefixes all ids inside the page and names the files.
+        alt: what a reader who cannot see the figure should learn, numbers included.
+        paint: draws into the axes; may be called any number of times, also much later, so it
+            must not read variables that change.
+        size: in inches.
+    """
+
+    identity: str
+    alt: str
+    paint: Callable[[Axes], None]
+    size: tuple[float, float]
+
+    @cached_property
+    def svg(self) -> str:
+        """Safe markup for inside the page, in its colours."""
+        return _inline(self._saved("svg", fonttype="none").decode(), self.identity, self.alt)
+
+    def standalone(self, form: Literal["svg", "png"], dpi: int = FILE_DPI) -> bytes:
+        """The content of a file that needs nothing else: light colours on white.
+
+        Args:
+            form: ``svg`` has its text as outlines, so that it looks the same everywhere.
+            dpi: of ``png``.
+        """
+        saved = self._saved(form, fonttype="path", background="white", dpi=dpi)
+        return _closed(saved.decode(), self.alt).encode() if form == "svg" else saved
+
+    def _saved(
+        self, form: str, fonttype: str, background: str = "none", dpi: int = FILE_DPI
+    ) -> bytes:
+        # Neither dates nor versions: the same figure is the same bytes.
+        nothing: dict[str, Any] = {"Software": None}
+        if form == "svg":
+            nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        style = {**_STYLE, "svg.hashsalt": self.identity, "svg.fonttype": fonttype}
+        with matplotlib.rc_context(style):
+            figure = Figure(figsize=self.size, layout="constrained")
+            FigureCanvasSVG(figure)
+            self.paint(figure.add_subplot())
+            for axes in figure.axes:
+                _plain_log_ticks(axes)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=form, dpi=dpi, facecolor=background, metadata=nothing)
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the report.
+
+    Attributes:
+        art: what is drawn.
         caption: a line under it.
         heading: above it; may be empty.
         slot: of the model it belongs to; ``None`` if it shows several.
     """
 
-    svg: str
+    art: Art
     caption: str
     heading: str = ""
     slot: int | None = None
 
+    @property
+    def svg(self) -> str:
+        """Safe markup for inside the page."""
+        return self.art.svg
+
 
 def color(slot: int) -> str:
-    """The placeholder of a model's colour; controls are drawn soft."""
-    return _SOFT if slot < 0 else f"#0a0a{slot % SERIES:02x}"
+    """A model's colour; controls are drawn soft."""
+    return _SOFT if slot < 0 else PALETTE[f"s{slot % SERIES}"]
 
 
 def draw(
     identity: str, alt: str, paint: Callable[[Axes], None], size: tuple[float, float] = (4.4, 2.9)
-) -> str:
-    """Inline SVG of one pair of axes.
-
-    Args:
-        identity: unique in the page; prefixes all ids inside.
-        alt: what a reader who cannot see the figure should learn, numbers included.
-        paint: draws into the axes.
-        size: in inches at 72 dots, about the size on a phone.
-    """
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": identity}):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
-        paint(figure.add_subplot())
-        buffer = io.StringIO()
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    return _inline(buffer.getvalue(), identity, alt)
+) -> Art:
+    """One pair of axes; `Art` says what the arguments are. The size suits a phone."""
+    return Art(identity, alt, paint, size)
 
 
 def _inline(svg: str, identity: str, alt: str) -> str:
     """A standalone SVG file as an element of a page: own ids, page colours, no namespaces."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = _bare(svg)
     svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r'\bid="', f'id="{identity}-', svg)
     svg = re.sub(r'href="#', f'href="#{identity}-', svg)
@@ -114,12 +171,24 @@ def _inline(svg: str, identity: str, alt: str) -> str:
         r"font: ((?:bold |\d+ )?)([\d.]+)px [^;\"]*", r"font-weight: \1; font-size: \2px", svg
     )
     svg = re.sub(r"font-family: [^;\"]*;?", "", svg).replace("font-weight: ;", "")
-    for placeholder, variable in _PLACES.items():
-        svg = svg.replace(placeholder, variable)
+    for name, shade in PALETTE.items():
+        svg = svg.replace(shade, f"var(--{name})")
     head, _, body = svg.partition(">")
     view = re.search(r'viewBox="[^"]*"', head)
     opening = f'<svg {view.group(0) if view else ""} role="img" aria-label="{html.escape(alt)}"'
     return re.sub(r"\n\s*", "\n", f'{opening} class="figure">{body}').strip()
+
+
+def _closed(svg: str, alt: str) -> str:
+    """A file with its alternative text and without anything that names a place outside."""
+    head, _, body = _bare(svg).partition(">")
+    named = f'{head} role="img" aria-label="{html.escape(alt)}">'
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{named}{body}'
+
+
+def _bare(svg: str) -> str:
+    """The element alone: no document type, no metadata."""
+    return re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
 
 
 # -- quality against cost -------------------------------------------------------------------
@@ -191,6 +260,21 @@ def _quality_plot(table: Table, quality: str, cost: str) -> Drawing:
 
 def _plain(value: float, _: Any) -> str:
     return compact(value) if value >= 1 else f"{value:g}"
+
+
+class _PlainLog(LogFormatter):
+    """Labels the ticks that matplotlib would label, but without its formulas."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return _plain(x, pos) if super().__call__(x, pos) else ""
+
+
+def _plain_log_ticks(axes: Axes) -> None:
+    for axis in (axes.xaxis, axes.yaxis):
+        if isinstance(axis.get_major_formatter(), LogFormatter):
+            axis.set_major_formatter(_PlainLog())
+        if isinstance(axis.get_minor_formatter(), LogFormatter):
+            axis.set_minor_formatter(_PlainLog(labelOnlyBase=False))
 
 
 def _point(
