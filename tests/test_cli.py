@@ -142,7 +142,7 @@ def test_options_have_the_names_and_defaults_of_the_python_api(line: str, functi
         "report": {"runs"},
         "data": {"name"},
     }.get(name, set())
-    other_tasks = {"self_test", "merge", "gather", "first"}
+    other_tasks = {"self_test", "merge", "gather", "first", "sweep", "values"}
     named_otherwise = {"evaluate": {"sources", "out"} | other_tasks, "data": {"data_root"}}.get(
         name, set()
     )

@@ -147,9 +147,7 @@ def _sweep(
     from genzoo.evaluation.sweep import sweep_all
 
     if any(how[name] is not None for name in ("data", "train", "weights")):
-        raise click.UsageError(
-            "--sweep judges a run by its own data; leave out --data and the like"
-        )
+        raise click.UsageError("--sweep judges a run by its own data; leave out --data and its kin")
     kept = {name: how[name] for name in ("seed", "device", "model", "trust")}
     if how["n"] is not None:
         kept["n"] = how["n"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -294,7 +295,9 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
 def test_killed_before_the_status_was_written_starts_afresh(tmp_path: Path) -> None:
     straight = content(train(tmp_path / "run"))
     for path in tmp_path.glob("run/*"):
-        if path.name != "config.json":
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "config.json":
             path.unlink()
     assert content(train(tmp_path / "run", resume=True)) == straight
 
@@ -356,7 +359,7 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_stays(
     write, calls = checkpoint.write_bytes, []
 
     def full(path: Path, content: bytes) -> None:
-        calls.append(path)
+        calls.extend([path] * ("checkpoint" in str(path)))
         if len(calls) > 6:
             with genzoo.runs.disk_errors(path):
                 raise OSError(errno.ENOSPC, "No space left on device")
