@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from genzoo.sampling import sample
     from genzoo.training import load_model
     from genzoo.types import Batch, Budget, DataSpec, Loss, Recipe, SampleOptions, TrainState
-    from genzoo_reports.render import write_report as report
+    from genzoo_reports.report import write_report as report
 
 __version__ = "0.1.0"
 
@@ -53,7 +53,7 @@ _HOME = {
     ),
 }
 _WHERE = {name: (home, name) for home, names in _HOME.items() for name in names}
-_WHERE["report"] = ("genzoo_reports.render", "write_report")
+_WHERE["report"] = ("genzoo_reports.report", "write_report")
 
 __all__ = [  # noqa: F822  (found by __getattr__)
     "DATASETS",

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -197,3 +198,10 @@ def _lock_file(file: int) -> None:
         os.lseek(file, 0, os.SEEK_SET)
     else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def slug(name: str) -> str:
+    """A dataset's or model's name as part of a folder's name."""
+    kind, _, path = name.partition(":")
+    text = f"{kind}-{Path(path).name}" if path else name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "data"

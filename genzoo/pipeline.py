@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ import torch
 from genzoo import __version__
 from genzoo.data import Dataset, open_dataset
 from genzoo.errors import GenzooError, InputError, Interrupted
+from genzoo.files import slug
 from genzoo.illustration import illustrate, is_illustrated
 from genzoo.model import GenerativeModel
 from genzoo.noise import derive_seed
@@ -343,13 +343,6 @@ def _recorded(run: Run) -> Iterator[None]:
             run.update_status(state="failed", reason=reason)
             run.append_log(f"{_now()} failed: {reason}")
         raise
-
-
-def slug(name: str) -> str:
-    """A dataset's or model's name as part of a folder's name."""
-    kind, _, path = name.partition(":")
-    text = f"{kind}-{Path(path).name}" if path else name
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "data"
 
 
 def _conditional(asked: bool | None, dataset: Dataset) -> bool:

@@ -62,7 +62,7 @@ NO_TORCH = (
     "genzoo.samples",
     "genzoo.types",
     "genzoo_cli.main",
-    "genzoo_reports.render",
+    "genzoo_reports.report",
 )
 
 

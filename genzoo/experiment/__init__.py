@@ -24,7 +24,7 @@ from genzoo.experiment.plan import (
 )
 from genzoo.experiment.result import Comparison, ComparisonFailed
 from genzoo.experiment.runners import Task, in_processes, one_by_one
-from genzoo.pipeline import slug
+from genzoo.files import slug
 from genzoo.progress import Progress, Silent
 from genzoo.registry import CONTROLS, DEFAULT_MODELS
 from genzoo.runs import SCHEMA, is_run, lock
@@ -192,7 +192,7 @@ def _default_path(dataset: Dataset, budget: Budget) -> Path:
 
 
 def _report(path: Path, tasks: Sequence[Task], failed: Mapping[str, str]) -> Path:
-    from genzoo_reports.render import write_report
+    from genzoo_reports.report import write_report
 
     folders = [task.path for task in tasks if is_run(task.path)]
     if not folders:

@@ -30,9 +30,6 @@ def cautions(table: Table) -> list[str]:
         )
     elif len(counts) > 1:
         notes.append("The models were not trained with the same number of seeds.")
-    notes += [
-        f"{title(name)} is shown but not ranked: {why}." for name, why in table.incomparable.items()
-    ]
     return notes
 
 
@@ -63,7 +60,7 @@ def _behind_controls(table: Table) -> list[str]:
             for model in table.controls
             if model.label in ("noise", "gaussian") and model.value(name) is not None
         ]
-        if not simple or name in table.incomparable:
+        if not simple:
             continue
         better = METRICS[name].better
         bar, control = min((distance(better, value or 0.0), label) for value, label in simple)

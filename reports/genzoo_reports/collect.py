@@ -157,6 +157,16 @@ def read_metric(name: str, raw: object) -> Metric:
     )
 
 
+def features(raw: Any) -> dict[str, Any]:
+    """The feature space of a metric, checked."""
+    return {
+        "name": text(raw.get("name"), 80),
+        "hash": text(raw.get("hash"), 80),
+        "accuracy": number(raw.get("accuracy")),
+        "split": text(raw.get("split"), 40),
+    }
+
+
 def collect(paths: Sequence[Path]) -> Collection:
     """Read run folders, comparison folders and ``scores.json`` files.
 
@@ -164,7 +174,8 @@ def collect(paths: Sequence[Path]) -> Collection:
         paths: a comparison folder stands for all of its ``runs/*``.
 
     Raises:
-        InputError: a path is none of these, nothing was found, or the runs are of different data.
+        InputError: a path is none of these, nothing was found, or the runs cannot be compared: they
+            are of different data, or were judged by other numbers of samples or in other spaces.
     """
     views: dict[Path, RunView] = {}
     left_out: dict[Path, tuple[str, str]] = {}
@@ -192,6 +203,7 @@ def collect(paths: Sequence[Path]) -> Collection:
             + (f" ({listed})" if listed else "; make one with: genzoo compare")
         )
     _refuse_mixed_data(views.values())
+    _refuse_mixed_ways(list(views.values()))
     return Collection(tuple(views.values()), tuple(left_out.values()), command)
 
 
@@ -245,6 +257,38 @@ def _refuse_mixed_data(views: Iterable[RunView]) -> None:
                 f"runs on different data cannot share a report: {first.name} is on "
                 f"'{first.data}', {view.name} on '{view.data}'; report them apart"
             )
+
+
+def _refuse_mixed_ways(views: Sequence[RunView]) -> None:
+    """Scores by different numbers of samples or in different feature spaces rank nothing."""
+    seen: dict[str, RunView] = {}
+    for view in views:
+        for name, metric in view.metrics.items():
+            known = METRICS.get(name)
+            if metric.value is None or known is None or known.group in ("cost", "likelihood"):
+                continue
+            first = seen.setdefault(name, view)
+            other = first.metrics[name]
+            one, two = (_space_hash(m) for m in (other, metric))
+            if one != two:
+                raise InputError(
+                    f"{first.name} and {view.name} were judged in different feature spaces "
+                    f"({known.title}: {one[:12] or 'unknown'} and {two[:12] or 'unknown'}); "
+                    "evaluate both with the same --features, or report them apart"
+                )
+            if metric.n != other.n:
+                counts = " and ".join(
+                    "unknown" if n is None else f"{n:,}" for n in (other.n, metric.n)
+                )
+                raise InputError(
+                    f"{first.name} and {view.name} were judged by different numbers of samples "
+                    f"({known.title}: {counts}); evaluate both with the same --n, or report "
+                    "them apart"
+                )
+
+
+def _space_hash(metric: Metric) -> str:
+    return text((metric.features or {}).get("hash"), 80)
 
 
 def view_run(run: Run) -> RunView:

@@ -27,10 +27,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from genzoo_reports.claims import RATIOS
-from genzoo_reports.collect import RunView, number, text
+from genzoo_reports.collect import RunView, features
+from genzoo_reports.document import Document
 from genzoo_reports.groups import Model
 from genzoo_reports.tables import Table, failures, summary_rows
-from genzoo_reports.verdict import Verdict
 
 SCHEMA = 1
 _COLUMNS = (
@@ -92,13 +92,14 @@ def _cell(value: str) -> str:
     return f"'{value}" if value[:1] in ("=", "+", "-", "@") else value
 
 
-def as_object(table: Table, title: str, told: Sequence[Verdict], notes: Sequence[str]) -> str:
+def as_object(document: Document) -> str:
     """The content of ``scores.json``; see the module's description."""
+    table = document.table
     first = table.collection.runs[0]
     value = {
         "schema": SCHEMA,
         "kind": "report",
-        "title": title,
+        "title": document.heading,
         "data": first.data,
         "data_fingerprint": first.fingerprint,
         "results": [_result(model, run) for model in table.models for run in model.runs],
@@ -110,7 +111,7 @@ def as_object(table: Table, title: str, told: Sequence[Verdict], notes: Sequence
                 "leader": verdict.leader or None,
                 "sentences": list(verdict.sentences),
             }
-            for verdict in told
+            for verdict in document.verdicts
         ],
         "claims": [
             {
@@ -129,7 +130,7 @@ def as_object(table: Table, title: str, told: Sequence[Verdict], notes: Sequence
             }
             for claim in table.claims.values()
         ],
-        "cautions": list(notes),
+        "cautions": list(document.notes),
         "failed": [
             {"run": run.name, "reason": run.problem}
             for model in table.models
@@ -171,16 +172,6 @@ def _result(model: Model, run: RunView) -> dict[str, Any]:
     }
 
 
-def features(raw: Any) -> dict[str, Any]:
-    """The feature space of a metric, checked."""
-    return {
-        "name": text(raw.get("name"), 80),
-        "hash": text(raw.get("hash"), 80),
-        "accuracy": number(raw.get("accuracy")),
-        "split": text(raw.get("split"), 40),
-    }
-
-
 def _summary(model: Model) -> dict[str, Any]:
     return {
         "model": model.label,
@@ -203,10 +194,11 @@ def _summary(model: Model) -> dict[str, Any]:
     }
 
 
-def as_markdown(table: Table, title: str, told: Sequence[Verdict], notes: Sequence[str]) -> str:
+def as_markdown(document: Document) -> str:
     """Verdict and scorecard as they render on GitHub."""
-    lines = [f"# {plain(title)}", "", "## Verdict", ""]
-    for verdict in told:
+    table, notes = document.table, document.notes
+    lines = [f"# {plain(document.heading)}", "", plain(document.lede), "", "## Verdict", ""]
+    for verdict in document.verdicts:
         sentences = " ".join(verdict.sentences)
         lines.append(f"- **{verdict.topic}: {plain(verdict.headline)}.** {plain(sentences)}")
     if notes:

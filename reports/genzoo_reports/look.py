@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,36 +12,16 @@ from PIL import Image
 
 from genzoo.samples import SampleSet
 from genzoo_reports.collect import RunView, inside, samples, text
-from genzoo_reports.figures import Drawing, frame, scatter
+from genzoo_reports.counts import frame, scatter
+from genzoo_reports.figures import Drawing
 from genzoo_reports.groups import Model
+from genzoo_reports.pictures import CELL, Picture, encode
 from genzoo_reports.tables import Table
 
-CELL = 40
-"""Pixels that an image is enlarged to at least; small ones are shown in whole multiples."""
-GAP = 2
 MAX_CLASSES = 10
-ALL_BYTES = 4_500_000
+ALL_BYTES = 3_000_000
 """Of all pictures together before base64, so that the page stays below 8 MB."""
 MAX_PANEL_PIXELS = 16_000_000
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG of the page.
-
-    Attributes:
-        model: whose.
-        uri: ``data:image/png;base64,…``.
-        alt: what is on it.
-        width: in its own pixels.
-        height: in its own pixels.
-    """
-
-    model: Model
-    uri: str
-    alt: str
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -132,7 +111,7 @@ def _grid(
         else:
             order, columns = np.arange(8 * per_class), 8
         order = np.where(order < len(images), order, -1)
-        data, size = _encode(images, order, columns, cell)
+        data, size = encode(images, order, columns, cell)
         if len(data) <= limit:
             break
     count = int((order >= 0).sum())
@@ -141,7 +120,7 @@ def _grid(
     height, width = images.shape[1:3]
     return Picture(
         model=model,
-        uri=_uri(data),
+        png=data,
         alt=f"{count} samples of {model.label}, {width} by {height} pixels, {channels}{rows}",
         width=size[0],
         height=size[1],
@@ -155,28 +134,6 @@ def _by_class(labels: np.ndarray | None, classes: tuple[int, ...], count: int) -
         found = np.flatnonzero(labels == label)[:count]
         table[row, : len(found)] = found
     return table
-
-
-def _encode(
-    images: np.ndarray, order: np.ndarray, columns: int, cell: int
-) -> tuple[bytes, tuple[int, int]]:
-    """A PNG with see-through gaps, so that it sits on light and dark pages alike."""
-    _, height, width, channels = images.shape
-    factor = max(1, -(-cell // max(height, width)))
-    h, w = height * factor + GAP, width * factor + GAP
-    rows = -(-len(order) // columns)
-    canvas = np.zeros((rows * h - GAP, columns * w - GAP, channels + 1), np.uint8)
-    for position, index in enumerate(order):
-        if index < 0:
-            continue
-        y, x = (position // columns) * h, (position % columns) * w
-        large = images[index].repeat(factor, axis=0).repeat(factor, axis=1)
-        canvas[y : y + h - GAP, x : x + w - GAP, :channels] = large
-        canvas[y : y + h - GAP, x : x + w - GAP, channels] = 255
-    buffer = io.BytesIO()
-    picture = Image.fromarray(canvas)
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue(), picture.size
 
 
 _NEAREST = "nearest.png"
@@ -203,12 +160,8 @@ def _nearest(model: Model, run: RunView, limit: int) -> Picture | None:
     known = "" if share is None else f"; train-NN share {share:.2f}"
     return Picture(
         model=model,
-        uri=_uri(buffer.getvalue()),
+        png=buffer.getvalue(),
         alt=text(f"samples of {model.label} beside their nearest training items{known}"),
         width=picture.width,
         height=picture.height,
     )
-
-
-def _uri(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()

@@ -10,8 +10,7 @@ from typing import Any
 from genzoo.errors import InputError
 from genzoo.evaluation.catalogue import METRICS
 from genzoo.types import Budget
-from genzoo_reports.collect import RunView, mapping, number, text
-from genzoo_reports.forms import features
+from genzoo_reports.collect import RunView, features, mapping, number, text
 from genzoo_reports.groups import Model
 from genzoo_reports.tables import Table
 from genzoo_reports.wording import NOT_EVALUATED, digits, title

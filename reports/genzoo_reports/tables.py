@@ -10,7 +10,7 @@ from typing import Any
 
 from genzoo.evaluation.catalogue import METRICS
 from genzoo_reports.claims import TESTED, Claim, check_claims
-from genzoo_reports.collect import Collection, RunView, collect, mapping, number, text
+from genzoo_reports.collect import Collection, collect, mapping, number, text
 from genzoo_reports.groups import Model, group, with_spread
 from genzoo_reports.wording import arrow, digits, title
 
@@ -25,7 +25,6 @@ class Table:
         metrics: names of the columns, in the catalogue's order.
         floors: what real held-out data score.
         claims: by metric.
-        incomparable: why a metric must not be ranked, by metric.
         yardsticks: what the evaluation's own controls score, by control and metric; those that
             stand among `controls` as runs are left out.
     """
@@ -36,7 +35,6 @@ class Table:
     metrics: tuple[str, ...]
     floors: Mapping[str, float]
     claims: Mapping[str, Claim]
-    incomparable: Mapping[str, str]
     yardsticks: Mapping[str, Mapping[str, float]]
 
     @property
@@ -56,22 +54,19 @@ def build_table(collection: Collection, *, controls: bool = True) -> Table:
     names += sorted(name for name in present if name not in METRICS)
     models = group([run for run in collection.runs if controls or not run.control], names)
     contenders = tuple(model for model in models if not model.control)
-    incomparable = _incomparable([run for model in models for run in model.whole], names)
-    ranked = [name for name in names if name not in incomparable]
     return Table(
         collection=collection,
         contenders=contenders,
         controls=tuple(model for model in models if model.control),
         metrics=tuple(names),
         floors=_floors(models, names),
-        claims=check_claims(contenders, ranked),
-        incomparable=incomparable,
+        claims=check_claims(contenders, names),
         yardsticks=_yardsticks(models) if controls else {},
     )
 
 
 def _yardsticks(models: Sequence[Model]) -> dict[str, dict[str, float]]:
-    """Means over the runs, which differ only where runs are of different numbers of samples."""
+    """Means over the runs, which agree where their evaluations saw the same items."""
     found: dict[str, dict[str, list[float]]] = {}
     for run in (run for model in models for run in model.whole):
         for control, values in mapping(run.scores.get("controls")).items():
@@ -94,25 +89,6 @@ def _floors(models: Sequence[Model], names: Sequence[str]) -> dict[str, float]:
         if found:
             floors[name] = math.fsum(f for f in found if f is not None) / len(found)
     return floors
-
-
-def _incomparable(runs: Sequence[RunView], names: Sequence[str]) -> dict[str, str]:
-    """Metrics that were measured in different spaces or with different numbers of samples."""
-    refused = {}
-    for name in names:
-        known = METRICS.get(name)
-        if known and known.group in ("cost", "likelihood"):
-            continue
-        metrics = [r.metrics[name] for r in runs if name in r.metrics]
-        metrics = [metric for metric in metrics if metric.value is not None]
-        spaces = {text((metric.features or {}).get("hash"), 80) for metric in metrics}
-        counts = {metric.n for metric in metrics}
-        if len(spaces) > 1:
-            refused[name] = "measured with different feature extractors"
-        elif len(counts) > 1:
-            listed = " and ".join(sorted("unknown" if n is None else f"{n:,}" for n in counts))
-            refused[name] = f"measured with different numbers of samples ({listed})"
-    return refused
 
 
 def failures(table: Table) -> list[tuple[str, str]]:

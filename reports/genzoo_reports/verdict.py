@@ -127,9 +127,6 @@ def _shown(model: Model, name: str) -> str:
 
 def _answer(table: Table, name: str) -> _Answer:
     """The headline and first sentence on one metric."""
-    if name in table.incomparable:
-        why = table.incomparable[name]
-        return _Answer("Not comparable", "warn", "", [f"Not ranked: {why}."])
     copier = _leading_copier(table, name)
     ranked = eligible(name, table.contenders)
     claim = table.claims.get(name)
@@ -243,8 +240,6 @@ def _without_confidence(table: Table, claim: Claim) -> _Answer:
 def _second_opinion(table: Table, name: str, first: _Answer) -> str:
     """What another metric of the same topic says, in one sentence."""
     label = f"By {title(name)} ({arrow(name)})" if arrow(name) else f"By {title(name)}"
-    if name in table.incomparable:
-        return f"{label}: not ranked, {table.incomparable[name]}."
     claim, copier = table.claims.get(name), _leading_copier(table, name)
     prefix = f"{copier.label} is ahead again by copying; else " if copier else ""
     if claim is None:

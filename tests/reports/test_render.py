@@ -21,7 +21,7 @@ from PIL import Image
 from genzoo.errors import InputError
 from genzoo.samples import SampleSet
 from genzoo_reports.figures import PALETTE
-from genzoo_reports.render import write_report
+from genzoo_reports.report import FORMS, write_report
 from genzoo_reports.tables import summary_rows
 
 VOID = {"meta", "img", "br", "input", "link", "hr"}
@@ -78,7 +78,12 @@ def comparison(tmp_path: Path) -> Path:
     root = tmp_path / "comparison"
     history = losses(("critic/loss", "generator/loss"))
     shown = {"samples": digits_like(0), "history": history}
-    write_seeds(root / "runs", "gan", [FULL, {**FULL, "fd": metric(0.25, floor=0.01)}], **shown)
+    write_seeds(
+        root / "runs",
+        "gan",
+        [FULL, {**FULL, "fd": metric(0.25, floor=0.01, features=FEATURES)}],
+        **shown,
+    )
     likelihood = {"bits_per_dim": metric(2.5, likelihood="bound")}
     better = {**FULL, **likelihood, "fd": metric(0.1, floor=0.01, features=FEATURES)}
     write_seeds(root / "runs", "flow", [better, better], **shown)
@@ -102,7 +107,7 @@ def test_the_page_is_whole_and_holds_every_part(comparison: Path) -> None:
     html, page = page_of(comparison)
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids)), "ids must be unique, those inside figures too"
-    for anchor in ("verdict", "scorecard", "look", "speed", "curves", "method"):
+    for anchor in ("verdict", "scorecard", "look", "cost", "curves", "method"):
         assert anchor in ids
     targets = [a["href"] for a in page.all("a")]
     assert all(target and target.startswith("#") and target[1:] in ids for target in targets)
@@ -254,12 +259,7 @@ def test_rows_for_a_terminal(comparison: Path) -> None:
 
 def test_the_files_beside_the_page_agree(comparison: Path, tmp_path: Path) -> None:
     out = write_report([comparison], tmp_path / "out").parent
-    assert sorted(path.name for path in out.iterdir()) == [
-        "report.html",
-        "report.md",
-        "scores.csv",
-        "scores.json",
-    ]
+    assert {path.name for path in out.iterdir()} == {*FORMS, "figures"}
     rows = read_csv(out / "scores.csv")
     fd = [row for row in rows if row["metric"] == "fd" and row["model"] == "gan"]
     assert [(row["seed"], row["value"]) for row in fd] == [("0", "0.2"), ("1", "0.25")]
@@ -378,5 +378,5 @@ def test_foreign_evaluations_join_the_table(tmp_path: Path) -> None:
 
 
 def test_reports_need_no_torch() -> None:
-    code = "import sys, genzoo_reports.render; sys.exit('torch' in sys.modules)"
+    code = "import sys, genzoo_reports.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

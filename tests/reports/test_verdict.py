@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fake_runs import metric, write_run, write_seeds
 
+from genzoo.errors import InputError
 from genzoo_reports.cautions import cautions
 from genzoo_reports.collect import collect
 from genzoo_reports.tables import Table, build_table, summary_rows
@@ -222,17 +223,17 @@ def test_speed_is_compared_as_a_ratio(tmp_path: Path) -> None:
     assert "(100 times" in verdict.sentences[0]
 
 
-def test_other_extractors_or_sample_numbers_are_not_ranked(tmp_path: Path) -> None:
+def test_other_extractors_or_sample_numbers_are_refused(tmp_path: Path) -> None:
     first, second = ({"name": "classifier", "hash": h * 32} for h in ("aa", "bb"))
     one = write_run(tmp_path / "a", "gan", 0, {"fd": metric(0.1, features=first)})
     two = write_run(tmp_path / "b", "vae", 0, {"fd": metric(0.9, features=second)})
-    verdict = topic(table_of(one, two), "Sample quality")
-    assert verdict.headline == "Not comparable"
-    assert "different feature extractors" in said(verdict)
+    with pytest.raises(InputError, match="a and b were judged in different feature spaces"):
+        table_of(one, two)
     few = write_run(tmp_path / "c", "vae", 0, {"fd": metric(0.9, features=first, n=100)})
-    assert "different numbers of samples (100 and 797)" in said(
-        topic(table_of(one, few), "Sample quality")
-    )
+    with pytest.raises(InputError, match=r"Fréchet distance: 797 and 100\); evaluate both with"):
+        table_of(one, few)
+    costs = write_run(tmp_path / "d", "vae", 0, {"training_seconds": metric(1.0, n=None)})
+    assert table_of(one, costs).contenders
 
 
 def test_one_likelihood_of_each_kind_is_no_ranking(tmp_path: Path) -> None:
