@@ -27,7 +27,8 @@ from genzoo.files import slug
 from genzoo.illustration import illustrate, is_illustrated
 from genzoo.model import GenerativeModel
 from genzoo.noise import derive_seed
-from genzoo.progress import Progress, Silent
+from genzoo.notebook import listener
+from genzoo.progress import Progress
 from genzoo.runs import (
     SAMPLES,
     SAMPLES_INFO,
@@ -178,7 +179,7 @@ def train(
             "samples": samples,
             **_provenance(place),
         }
-        job = _Job(source, dataset, place, interruption, progress or Silent(), tuple(log))
+        job = _Job(source, dataset, place, interruption, listener(progress), tuple(log))
         return job.carry_out(path, config, resume, evaluate)
 
 

@@ -25,6 +25,7 @@ from genzoo.files import (
     write_bytes,
     write_json,
 )
+from genzoo.notebook import frame as frame_of
 from genzoo.types import Budget, DataSpec
 
 if TYPE_CHECKING:
@@ -202,6 +203,26 @@ class Run:
         """How the samples were drawn and at what cost, or ``None``."""
         path = self.path / SAMPLES_INFO
         return read_json(path, SCHEMA) if path.exists() else None
+
+    def frame(self) -> Any:
+        """The history as a ``pandas.DataFrame``, a row a logged step.
+
+        ``step``, ``images``, ``seconds``, … and a column ``loss/…`` or ``grad_norm/…`` each.
+
+        Raises:
+            InputError: pandas is not installed, or the history is damaged.
+        """
+        rows = []
+        for entry in self.history():
+            flat = {k: v for k, v in entry.items() if not isinstance(v, dict)}
+            inner = {k: v for k, v in entry.items() if isinstance(v, dict)}
+            rows.append(flat | {f"{k}/{n}": x for k, v in inner.items() for n, x in v.items()})
+        return frame_of(rows)
+
+    def _repr_html_(self) -> str:
+        from genzoo_reports.notebook import run_html
+
+        return run_html(self)
 
     def update_status(self, **changes: Any) -> None:
         """Change some fields of the status, in memory and on disk."""

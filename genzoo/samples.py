@@ -25,6 +25,7 @@ from PIL import Image
 from genzoo.data.pictures import Pixels, drop_color, find_images, read_image
 from genzoo.errors import InputError, MachineError, unknown
 from genzoo.files import disk_errors, write_bytes
+from genzoo.notebook import frame as frame_of
 
 __all__ = ["MAX_BYTES", "SampleSet", "read_image", "read_samples"]
 
@@ -71,6 +72,23 @@ class SampleSet:
         data = self.points if self.images is None else self.images
         assert data is not None
         return len(data)
+
+    def frame(self) -> Any:
+        """A ``pandas.DataFrame``, a row a sample: ``x0``, ``x1``, … and ``label`` where known.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        data = self.points if self.images is None else self.images.reshape(len(self), -1)
+        assert data is not None
+        columns = {f"x{i}": column for i, column in enumerate(data.T)}
+        labels = {} if self.labels is None else {"label": self.labels}
+        return frame_of(columns | labels)
+
+    def _repr_html_(self) -> str:
+        from genzoo_reports.notebook import samples_html
+
+        return samples_html(self)
 
     def write_npz(self, path: str | Path) -> None:
         """Write an ``.npz``; equal samples give equal bytes on every machine (no compression)."""

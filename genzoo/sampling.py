@@ -16,7 +16,8 @@ from genzoo.data import open_dataset
 from genzoo.data.ranges import to_display
 from genzoo.errors import InputError, unknown
 from genzoo.model import Denoiser, GenerativeModel
-from genzoo.progress import Progress, Silent
+from genzoo.notebook import listener
+from genzoo.progress import Progress
 from genzoo.runs import Run, disk_errors, open_run
 from genzoo.samples import SampleSet
 from genzoo.strips import STRIPS, interpolation, manifold, reconstruction, trajectory
@@ -74,7 +75,7 @@ def draw(
         options: solver steps, guidance, temperature.
         progress: told after each batch.
     """
-    progress = progress or Silent()
+    progress = listener(progress)
     if cond is None:
         cond = model.draw_cond(n, seed)
     parts, nfe, seconds = [], 0, 0.0

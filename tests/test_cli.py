@@ -142,10 +142,12 @@ def test_options_have_the_names_and_defaults_of_the_python_api(line: str, functi
         "report": {"runs"},
         "data": {"name"},
     }.get(name, set())
-    other_tasks = {"self_test", "merge", "gather", "first", "sweep", "values"}
-    named_otherwise = {"evaluate": {"sources", "out"} | other_tasks, "data": {"data_root"}}.get(
-        name, set()
-    )
+    other_tasks = {"self_test", "merge", "gather", "first", "sweep", "values", "diff"}
+    named_otherwise = {
+        "evaluate": {"sources", "out"} | other_tasks,
+        "data": {"data_root"},
+        "report": other_tasks,
+    }.get(name, set())
     context = command(name).make_context(name, words, obj=console.Session())
     for key, value in context.params.items():
         if key in named_otherwise:

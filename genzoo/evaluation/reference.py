@@ -19,7 +19,8 @@ from genzoo.evaluation.controls import CONTROLS, control_items, open_material
 from genzoo.evaluation.features import Extractor, Features, open_extractor
 from genzoo.evaluation.measurement import MIN_ITEMS, measure_all, values
 from genzoo.evaluation.view import Items, View
-from genzoo.progress import Progress, Silent
+from genzoo.notebook import listener
+from genzoo.progress import Progress
 from genzoo.training.device import resolve_device
 
 # Goes into the cache key: raise it whenever a metric, a floor or a control changes.
@@ -269,7 +270,7 @@ def open_reference(
     key = (dataset.fingerprint, str(folder), str(where), features, str(weights))
     if key not in _references:
         extractor = open_extractor(
-            dataset, folder, where, progress or Silent(), features, weights, trust
+            dataset, folder, where, listener(progress), features, weights, trust
         )
         _references[key] = Reference(dataset, extractor, folder)
         if len(_references) > 2:

@@ -12,6 +12,7 @@ from typing import Any
 
 from genzoo.evaluation.catalogue import METRICS
 from genzoo.evaluation.statistics import Interval
+from genzoo.notebook import frame as frame_of
 from genzoo.types import LikelihoodKind
 
 SCHEMA = 1
@@ -181,6 +182,21 @@ class Evaluation:
     controls: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
     genzoo: str = field(default_factory=lambda: _version())
+
+    def frame(self) -> Any:
+        """A ``pandas.DataFrame``, a row a metric, with the fields of ``scores.json``.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        flat = ("value", "low", "high", "floor", "n", "better", "convention", "reason")
+        scores = {name: score.to_dict() for name, score in self.metrics.items()}
+        return frame_of([{"metric": k, **{f: s[f] for f in flat}} for k, s in scores.items()])
+
+    def _repr_html_(self) -> str:
+        from genzoo_reports.notebook import scores_html
+
+        return scores_html(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``scores.json``."""

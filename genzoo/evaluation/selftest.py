@@ -23,7 +23,8 @@ from genzoo.evaluation.memorization import plant
 from genzoo.evaluation.reference import Reference, choose, enough, open_reference
 from genzoo.evaluation.sources import Source, open_data
 from genzoo.evaluation.view import Items
-from genzoo.progress import Progress, Silent
+from genzoo.notebook import listener
+from genzoo.progress import Progress
 
 PLANTED = (0.0, 0.05, 0.1, 0.3, 1.0)
 REAL = "real"
@@ -208,7 +209,7 @@ def self_test(
     Raises:
         InputError: too few items, or no training items.
     """
-    progress = progress or Silent()
+    progress = listener(progress)
     dataset = open_data(data, train, data_root, size)
     reference = open_reference(
         dataset, cache, device, progress, features=features, weights=weights, trust=trust

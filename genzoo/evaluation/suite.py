@@ -27,7 +27,8 @@ from genzoo.evaluation.sources import Source, Subject, as_run, open_data, open_s
 from genzoo.evaluation.view import Items
 from genzoo.files import write_json
 from genzoo.model import GenerativeModel
-from genzoo.progress import Progress, Silent
+from genzoo.notebook import listener
+from genzoo.progress import Progress
 from genzoo.runs import SCORES, Run
 from genzoo.training.device import resolve_device
 
@@ -81,7 +82,7 @@ def evaluate(
         InputError: no data named, the source is unreadable or does not fit the data.
     """
     start = time.perf_counter()
-    progress = progress or Silent()
+    progress = listener(progress)
     if n is not None and n < 1:
         raise InputError(f"--n {n}: must be at least 1")
     where = resolve_device(device)
@@ -180,7 +181,7 @@ def prepare(
         progress: told of long work.
         cache: as in `evaluate`.
     """
-    progress = progress or Silent()
+    progress = listener(progress)
     reference = open_reference(dataset, cache, device, progress)
     size = reference.size(n)
     if enough(size):

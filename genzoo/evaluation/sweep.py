@@ -18,7 +18,8 @@ from genzoo.evaluation.catalogue import METRICS
 from genzoo.evaluation.suite import evaluate
 from genzoo.files import read_json, write_json
 from genzoo.model import GenerativeModel
-from genzoo.progress import Progress, Silent
+from genzoo.notebook import listener
+from genzoo.progress import Progress
 from genzoo.runs import SCHEMA, SWEEPS, Run, is_run, open_run
 from genzoo.sampling import draw
 from genzoo.training import load_model, resolve_device
@@ -73,7 +74,7 @@ def sweep(
         raise unknown("sweep", over, VALUES)
     if n < 1:
         raise InputError(f"--n {n}: must be at least 1")
-    progress = progress or Silent()
+    progress = listener(progress)
     run = open_run(run)
     told = run.config["data"]
     dataset = open_dataset(told["name"], told["root"], size=told["size"])
@@ -117,7 +118,7 @@ def sweep_all(sources: Sequence[str | Path], over: str, **how: Any) -> dict[str,
     Raises:
         InputError: like `sweep`; or no run of a comparison has the knob.
     """
-    progress = how.get("progress") or Silent()
+    progress = listener(how.get("progress"))
     found: dict[str, dict[str, Any]] = {}
     for source in map(Path, sources):
         if is_run(source):

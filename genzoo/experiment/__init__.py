@@ -25,7 +25,8 @@ from genzoo.experiment.plan import (
 from genzoo.experiment.result import Comparison, ComparisonFailed
 from genzoo.experiment.runners import Task, in_processes, one_by_one
 from genzoo.files import slug
-from genzoo.progress import Progress, Silent
+from genzoo.notebook import listener
+from genzoo.progress import Progress
 from genzoo.registry import CONTROLS, DEFAULT_MODELS
 from genzoo.runs import SCHEMA, is_run, lock
 from genzoo.training import resolve_device
@@ -93,7 +94,7 @@ def compare(
             `comparison`.
         Interrupted: by Ctrl-C or SIGTERM; the same call goes on.
     """
-    progress = progress or Silent()
+    progress = listener(progress)
     for name, value, least in (("seeds", seeds, 1), ("jobs", jobs, 1), ("samples", samples, 1)):
         if value < least:
             raise InputError(f"--{name} {value}: must be at least {least}")

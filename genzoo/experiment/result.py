@@ -10,6 +10,7 @@ from typing import Any
 from genzoo.errors import PartialFailure
 from genzoo.evaluation.catalogue import METRICS, distance
 from genzoo.evaluation.statistics import mean_interval, ranks
+from genzoo.notebook import frame as frame_of
 from genzoo.runs import SCHEMA, open_run
 
 _SHOWN = (
@@ -81,6 +82,26 @@ class Comparison:
             floor = next((f for f in found if f is not None), None)
             floors.append("–" if floor is None else f"{floor:.3g}")
         return head, [*body, floors]
+
+    def frame(self) -> Any:
+        """A ``pandas.DataFrame``, a row a run and metric that has a value.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        flat = ("value", "low", "high", "floor", "n", "better")
+        rows = []
+        for path in (path for path in self.runs if path.name not in self.failed):
+            run = open_run(path)
+            told = {"model": run.model, "seed": run.config["seed"], "run": path.name}
+            for name, metric in self._metrics(path).items():
+                rows.append({**told, "metric": name, **{f: metric.get(f) for f in flat}})
+        return frame_of(rows)
+
+    def _repr_html_(self) -> str:
+        from genzoo_reports.notebook import comparison_html
+
+        return comparison_html(self.path, self.runs, self.report)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""

@@ -117,10 +117,10 @@ def _draft(name: str, contenders: Sequence[Model]) -> tuple[Claim, dict[str, flo
     ratio = name in RATIOS and all((model.value(name) or 0) > 0 for model in ranked)
     pairs: dict[str, float] = {}
     for other in ranked[1:]:
-        p_value = _pair(leader, other.metrics[name], ratio=ratio, raw=False)[1]
+        p_value = pair(leader, other.metrics[name], ratio=ratio, raw=False)[1]
         if p_value is not None:
             pairs[other.label] = p_value
-    gap, _, low, high, shared = _pair(leader, rival, ratio=ratio, raw=True)
+    gap, _, low, high, shared = pair(leader, rival, ratio=ratio, raw=True)
     complete = len(pairs) == len(ranked) - 1
     seeds = min(len(model.metrics[name].by_seed) for model in ranked)
     note = "" if complete else "one seed" if seeds == 1 else "fewer than two shared seeds"
@@ -141,7 +141,7 @@ def _draft(name: str, contenders: Sequence[Model]) -> tuple[Claim, dict[str, flo
     return claim, pairs
 
 
-def _pair(
+def pair(
     leader: Summary, other: Summary, *, ratio: bool, raw: bool
 ) -> tuple[float, float | None, float | None, float | None, int]:
     """(gap, p, low, high, shared seeds); `raw` keeps the metric's own scale for the gap."""

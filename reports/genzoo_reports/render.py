@@ -12,6 +12,7 @@ from markupsafe import Markup
 from genzoo_reports import method, scorecard
 from genzoo_reports.cards import card
 from genzoo_reports.costs import cost_card
+from genzoo_reports.difference import HEAD, Difference, rows, sentences
 from genzoo_reports.document import Document
 from genzoo_reports.figures import GLYPHS, SERIES
 from genzoo_reports.tables import failures
@@ -19,13 +20,7 @@ from genzoo_reports.tables import failures
 
 def page(document: Document) -> str:
     """The whole HTML text."""
-    environment = Environment(
-        loader=PackageLoader("genzoo_reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _environment()
     script, table = _source(environment, "report.js"), document.table
     return environment.get_template("report.html").render(
         heading=document.heading,
@@ -56,6 +51,30 @@ def page(document: Document) -> str:
         svg=Markup,
         glyph=lambda slot: GLYPHS[slot % len(GLYPHS)] if slot >= 0 else "○",
         tint=lambda slot: f"var(--s{slot % SERIES})" if slot >= 0 else "var(--soft)",
+    )
+
+
+def difference_page(found: Difference, heading: str) -> str:
+    """The HTML text about what changed between two comparisons; it has no script."""
+    environment = _environment()
+    return environment.get_template("difference.html").render(
+        heading=heading,
+        style=Markup(_source(environment, "report.css")),
+        sentences=sentences(found),
+        head=HEAD,
+        rows=rows(found),
+        circumstances=found.circumstances,
+        failed=found.failed,
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("genzoo_reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from genzoo.errors import InputError
 from genzoo.runs import Run, write_bytes
+from genzoo_reports import difference as differences
 from genzoo_reports import forms
+from genzoo_reports.collect import text
+from genzoo_reports.difference import Difference, difference
 from genzoo_reports.document import Document, compose
 from genzoo_reports.latex import as_latex
 from genzoo_reports.pdf import as_pdf
-from genzoo_reports.render import page
+from genzoo_reports.render import difference_page, page
 
 PAGE = "report.html"
 FORMS: Mapping[str, Callable[[Document], bytes]] = {
@@ -69,6 +72,36 @@ def write_report(
         write_bytes(place / name, write(document))
     _write_figures(document, place / FIGURES)
     return place / PAGE
+
+
+def write_difference(
+    old: Path | str, new: Path | str, out: Path | str | None = None
+) -> tuple[Difference, Path | None]:
+    """What changed between two comparisons, and a file about it where one is asked for.
+
+    Args:
+        old: a comparison folder, run folder or file of ``genzoo evaluate --json``.
+        new: another on the same data, judged alike.
+        out: ``.html``, ``.md`` or ``.json``.
+
+    Raises:
+        InputError: one cannot be read, they cannot be compared, or `out` has another suffix.
+    """
+    place = None if out is None else Path(out)
+    if place is not None and place.suffix.lower() not in (".html", ".htm", ".md", ".json"):
+        raise InputError(f"'{place}': give a name that ends in .html, .md or .json")
+    found = difference(old, new)
+    if place is not None:
+        suffix = place.suffix.lower()
+        if suffix == ".md":
+            content = differences.as_markdown(found, old, new)
+        elif suffix == ".json":
+            content = differences.dumps(found)
+        else:
+            heading = f"What changed from {Path(old).name} to {Path(new).name}"
+            content = difference_page(found, text(heading, 200))
+        write_bytes(place, content.encode())
+    return found, place
 
 
 def _write_figures(document: Document, folder: Path) -> None:
