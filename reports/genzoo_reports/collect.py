@@ -276,15 +276,14 @@ def _refuse_mixed_ways(views: Sequence[RunView]) -> None:
                     f"({known.title}: {one[:12] or 'unknown'} and {two[:12] or 'unknown'}); "
                     "evaluate both with the same --features, or report them apart"
                 )
-            if metric.n != other.n:
-                counts = " and ".join(
-                    "unknown" if n is None else f"{n:,}" for n in (other.n, metric.n)
-                )
-                raise InputError(
-                    f"{first.name} and {view.name} were judged by different numbers of samples "
-                    f"({known.title}: {counts}); evaluate both with the same --n, or report "
-                    "them apart"
-                )
+    judged = [(view, n) for view in views if (n := whole(view.scores.get("n"))) is not None]
+    for view, n in judged:
+        first, counted = judged[0]
+        if n != counted:
+            raise InputError(
+                f"{first.name} and {view.name} were judged by different numbers of samples "
+                f"({counted:,} and {n:,}); evaluate both with the same --n, or report them apart"
+            )
 
 
 def _space_hash(metric: Metric) -> str:

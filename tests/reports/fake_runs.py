@@ -44,7 +44,7 @@ def scores(values: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
         "model": "a model",
         "data": "digits",
         "data_fingerprint": "f" * 64,
-        "n": 797,
+        "n": max((entry.get("n") or 0 for entry in metrics.values()), default=0) or 797,
         "seed": seed,
         "source": "run",
         "metrics": metrics,

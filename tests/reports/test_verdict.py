@@ -230,7 +230,7 @@ def test_other_extractors_or_sample_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a and b were judged in different feature spaces"):
         table_of(one, two)
     few = write_run(tmp_path / "c", "vae", 0, {"fd": metric(0.9, features=first, n=100)})
-    with pytest.raises(InputError, match=r"Fréchet distance: 797 and 100\); evaluate both with"):
+    with pytest.raises(InputError, match=r"samples \(797 and 100\); evaluate both with"):
         table_of(one, few)
     costs = write_run(tmp_path / "d", "vae", 0, {"training_seconds": metric(1.0, n=None)})
     assert table_of(one, costs).contenders
