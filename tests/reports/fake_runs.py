@@ -172,3 +172,51 @@ def losses(phases: tuple[str, ...] = ("main/loss",), steps: int = 60) -> list[di
         }
         for k in range(1, steps + 1)
     ]
+
+
+def write_sweep(run: Path, over: str, points: list[tuple[Any, int, float]], **fields: Any) -> None:
+    """Points (value of the knob, evaluations a sample, Fréchet distance) of a sweep."""
+    entry = {
+        "n": 400,
+        "seed": 0,
+        "points": [
+            {
+                "value": value,
+                "nfe": nfe,
+                "seconds": 0.1,
+                "metrics": scores({"fd": metric(fd, floor=0.02, n=400, **fields)})["metrics"],
+            }
+            for value, nfe, fd in points
+        ],
+    }
+    path = run / "sweeps.json"
+    whole = {"schema": 1, "kind": "sweeps", "data_fingerprint": "f" * 64, "sweeps": {}}
+    if path.exists():
+        whole = json.loads(path.read_text())
+    whole["sweeps"][over] = entry
+    path.write_text(json.dumps(whole))
+
+
+def moment(share: float) -> dict[str, float]:
+    """When a snapshot was taken."""
+    return {
+        "step": int(1000 * share),
+        "images": int(128_000 * share),
+        "seconds": 12.0 * share,
+        "flops": 1e12 * share,
+        "progress": share,
+    }
+
+
+def write_strip(
+    run: Path, name: str, samples: SampleSet, rows: int, told: list[dict[str, float]] | None = None
+) -> None:
+    """A picture of a run, `rows` rows of equally many items."""
+    folder = run / "pictures"
+    folder.mkdir(exist_ok=True)
+    samples.write_npz(folder / f"{name}.npz")
+    path = folder / "index.json"
+    whole = json.loads(path.read_text()) if path.exists() else {"schema": 1, "pictures": {}}
+    columns = len(samples) // rows
+    whole["pictures"][name] = {"rows": rows, "columns": columns, "told": told or []}
+    path.write_text(json.dumps(whole))
