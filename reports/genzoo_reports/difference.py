@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from genzoo_reports.tables import Table, build_table, failures
 from genzoo_reports.wording import arrow, digits, join, title
 
 SCHEMA = 1
+SAME_COST = 0.1
+"""Times of training that differ by less were the same budget, about which there is no question."""
 Outcome = Literal["better", "worse", "no difference shown", "one seed: not tested", "not tested"]
 
 
@@ -114,7 +117,10 @@ def _changes(old: Model, new: Model, metrics: Sequence[str]) -> list[Change]:
             continue
         ratio = name in RATIOS and before.mean > 0 and after.mean > 0
         gap, _, low, high, _ = pair(after, before, ratio=ratio, raw=True)
-        tested = name in TESTED and not new.control
+        paid_alike = (
+            name == "training_seconds" and abs(math.log(gap)) < SAME_COST if ratio else False
+        )
+        tested = name in TESTED and not new.control and not paid_alike
         p_value = pair(after, before, ratio=ratio, raw=False)[1] if tested else None
         found.append(Change(new.label, name, before, after, gap, low, high, p_value))
     return found
