@@ -57,7 +57,9 @@ def ctrl_c() -> None:
 def content(run: Run) -> dict[str, Any]:
     """All that must not depend on where a run was stopped."""
     history = [{**entry, "seconds": 0} for entry in run.history()]
-    names = ("model.safetensors", "samples.npz", "samples.png")
+    names = ["model.safetensors", "samples.npz", "samples.png"]
+    folders = ("snapshots/*.safetensors", "pictures/*.npz")
+    names += [str(p.relative_to(run.path)) for f in folders for p in sorted(run.path.glob(f))]
     return {"history": history, **{name: (run.path / name).read_bytes() for name in names}}
 
 
