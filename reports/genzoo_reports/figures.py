@@ -72,13 +72,13 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Art:
-    """One pair of axes, painted anew for each form that is asked for.
+    """One pair of axes, painted when the first form is asked for.
 
     Attributes:
         identity: unique in the report; prefixes all ids inside the page and names the files.
         alt: what a reader who cannot see the figure should learn, numbers included.
-        paint: draws into the axes; may be called any number of times, also much later, so it
-            must not read variables that change.
+        paint: draws into the axes; may be called much later, so it must not read variables
+            that change.
         size: in inches.
     """
 
@@ -102,6 +102,19 @@ class Art:
         saved = self._saved(form, fonttype="path", background="white", dpi=dpi)
         return _closed(saved.decode(), self.alt).encode() if form == "svg" else saved
 
+    @cached_property
+    def _figure(self) -> Figure:
+        """Painted and laid out once; saving it in another form takes a fraction of that."""
+        with matplotlib.rc_context(_STYLE):
+            figure = Figure(figsize=self.size, layout="constrained")
+            FigureCanvasSVG(figure)
+            self.paint(figure.add_subplot())
+            for axes in figure.axes:
+                _plain_log_ticks(axes)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        return figure
+
     def _saved(
         self, form: str, fonttype: str, background: str = "none", dpi: int = FILE_DPI
     ) -> bytes:
@@ -111,13 +124,10 @@ class Art:
             nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         style = {**_STYLE, "svg.hashsalt": self.identity, "svg.fonttype": fonttype}
         with matplotlib.rc_context(style):
-            figure = Figure(figsize=self.size, layout="constrained")
-            FigureCanvasSVG(figure)
-            self.paint(figure.add_subplot())
-            for axes in figure.axes:
-                _plain_log_ticks(axes)
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=form, dpi=dpi, facecolor=background, metadata=nothing)
+            self._figure.savefig(
+                buffer, format=form, dpi=dpi, facecolor=background, metadata=nothing
+            )
         return buffer.getvalue()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from genzoo.errors import InputError
@@ -154,13 +155,18 @@ def _space(raw: Mapping[str, Any] | None) -> str:
 def commands(table: Table) -> list[str]:
     """The command that made the comparison, or those that made the runs."""
     if table.collection.command:
-        return [shlex.join(table.collection.command)]
+        return [_line(table.collection.command)]
     return [line for run in table.collection.runs if (line := _command(run))]
 
 
 def _command(run: RunView) -> str:
     words = run.config.get("command")
-    return shlex.join(text(word) for word in words) if isinstance(words, list) else ""
+    return _line([text(word) for word in words]) if isinstance(words, list) else ""
+
+
+def _line(words: Sequence[str]) -> str:
+    """A command as it would be typed: where the program lies on the machine is nobody's business."""
+    return shlex.join([PurePath(words[0]).name, *words[1:]]) if words else ""
 
 
 def _count(value: object) -> str:

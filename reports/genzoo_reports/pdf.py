@@ -26,7 +26,8 @@ FONT = "DejaVu"
 WIDTH = 180.0
 """Millimetres between the margins of an A4 page."""
 MODELS_A_TABLE = 5
-DPI = 150
+ROW = 95.0
+"""Millimetres that a row of figures takes at most, the lower margin included."""
 _Item = TypeVar("_Item")
 
 
@@ -135,7 +136,7 @@ class _Paper(FPDF):
             ("Held-out items above their reconstructions", document.films.reconstructions),
         ):
             if pictures:
-                self._heading(name, 11)
+                self._heading(name, 11, room=ROW + 15)
                 self._pictures(pictures, 2)
 
     def drawings(self, heading: str, drawings: Sequence[Drawing]) -> None:
@@ -143,7 +144,7 @@ class _Paper(FPDF):
         if not drawings:
             return
         if heading:
-            self._heading(heading)
+            self._heading(heading, room=ROW + 20)
         for pair in _rows(drawings, 2):
             with self._row() as (left, top):
                 width = (WIDTH - 8) / 2
@@ -154,7 +155,7 @@ class _Paper(FPDF):
                     self._font(9, bold=True)
                     self.multi_cell(width, 4.6, drawing.heading, align="L")
                     wide, high = drawing.art.size
-                    picture = io.BytesIO(drawing.art.standalone("png", DPI))
+                    picture = io.BytesIO(drawing.art.standalone("png"))
                     y, height = self.get_y(), width * high / wide
                     self.image(picture, x, y, width, height, alt_text=drawing.art.alt)
                     self.set_xy(x, y + height + 1)
@@ -208,8 +209,9 @@ class _Paper(FPDF):
     def _say(self, words: str, line: float) -> None:
         self.multi_cell(0, line, text(words), align="L", new_x="LMARGIN", new_y="NEXT")
 
-    def _heading(self, words: str, size: float = 15) -> None:
-        if self.get_y() > self.h - 50:
+    def _heading(self, words: str, size: float = 15, room: float = 50) -> None:
+        """A heading with at least `room` millimetres of its page left."""
+        if self.get_y() > self.h - room:
             self.add_page()
         self.ln(4)
         if size > 12:
@@ -263,7 +265,7 @@ class _Paper(FPDF):
     @contextmanager
     def _row(self) -> Iterator[tuple[float, float]]:
         """What is placed side by side stays on one page."""
-        if self.get_y() > self.h - 95:
+        if self.get_y() > self.h - ROW:
             self.add_page()
         yield self.l_margin, self.get_y()
         self.set_x(self.l_margin)
