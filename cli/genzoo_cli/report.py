@@ -59,7 +59,13 @@ def _difference(runs: tuple[Path, ...], out: Path | None) -> Answer:
     from genzoo_reports.report import write_difference
 
     found, page = write_difference(*runs, out)
-    parts = ["\n".join(sentences(found)), table(HEAD, rows(found), right=False)]
+    tested = [row for row, change in zip(rows(found), found.changes, strict=True) if change.tested]
+    parts = ["\n".join(sentences(found))]
+    parts += [table(HEAD, tested, right=False)] if tested else []
+    rest = len(found.changes) - len(tested)
+    parts += (
+        [f"and {rest} numbers that no claim is about: --out FILE.html or --json"] if rest else []
+    )
     if found.circumstances:
         parts.append(table(("what", "old", "new"), found.circumstances, right=False))
     parts += [f"written to {page}"] if page else []

@@ -46,6 +46,11 @@ class Change:
     adjusted: float | None = None
 
     @property
+    def tested(self) -> bool:
+        """Whether a claim is about it: only then the number of seeds was enough, too."""
+        return self.adjusted is not None
+
+    @property
     def outcome(self) -> Outcome:
         """In words."""
         if self.adjusted is None:

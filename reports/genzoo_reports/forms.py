@@ -203,7 +203,7 @@ def as_markdown(document: Document) -> str:
         lines.append(f"- **{verdict.topic}: {plain(verdict.headline)}.** {plain(sentences)}")
     if notes:
         lines += ["", "## Read this first", "", *(f"- {plain(note)}" for note in notes)]
-    rows = summary_rows(table, table.metrics)
+    rows = summary_rows(table)
     best = rows["best"]
     lines += ["", "## Scorecard", "", _line(rows["header"])]
     lines.append("|" + "---|" + "---:|" * (len(rows["header"]) - 1))
@@ -223,6 +223,14 @@ def as_markdown(document: Document) -> str:
         "held-out data against real data, and controls, which cannot win. – means not evaluated.",
         "",
     ]
+    everything = summary_rows(table, table.metrics)
+    columns = [*everything["rows"], *everything["controls"]]
+    columns += [everything["floor"]] if everything["floor"] else []
+    head = ["metric", *(row[0] for row in columns)]
+    lines += ["## All metrics", "", _line(head), "|---|" + "---:|" * len(columns)]
+    for index, name in enumerate(everything["header"][1:], start=1):
+        lines.append(_line([name, *(row[index] for row in columns)]))
+    lines.append("")
     failed = failures(table)
     if failed:
         lines += ["## Failed runs", "", *(f"- {plain(n)}: {plain(why)}" for n, why in failed), ""]

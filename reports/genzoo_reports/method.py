@@ -165,7 +165,7 @@ def _command(run: RunView) -> str:
 
 
 def _line(words: Sequence[str]) -> str:
-    """A command as it would be typed: where the program lies on the machine is nobody's business."""
+    """A command as it would be typed: where the program lies is nobody's business."""
     return shlex.join([PurePath(words[0]).name, *words[1:]]) if words else ""
 
 
