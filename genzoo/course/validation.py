@@ -10,7 +10,7 @@ from typing import Any
 
 from genzoo.course.assignment import MODEL, open_assignment
 from genzoo.course.blanks import emptied, find_blanks
-from genzoo.course.checking import Checked, check, limited_threads
+from genzoo.course.checking import Checked, check
 from genzoo.course.kit import open_kit
 from genzoo.course.writing import Rendered, render
 from genzoo.errors import InputError
@@ -114,8 +114,7 @@ def _steps(
 
 
 def _passes(solution: Path, seed: int, threads: int) -> Expectation:
-    with limited_threads(threads):
-        found = check(solution, seed=seed, say=None)
+    found = check(solution, seed=seed, threads=threads, say=None)
     what = f"the solution passes every check (seed {seed}, {threads} threads)"
     return Expectation(what, found.complete, _told(found))
 
