@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genzoo.course.checking import check
-    from genzoo.course.figures import figures
     from genzoo.course.packing import pack
+    from genzoo.course.studio import figures
     from genzoo.course.validation import validate
     from genzoo.course.writing import new
 
 _HOME = {
     "check": "checking",
-    "figures": "figures",
+    "figures": "studio",
     "new": "writing",
     "pack": "packing",
     "validate": "validation",

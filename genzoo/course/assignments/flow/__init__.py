@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genzoo.course.figures import Studio, canvas
 from genzoo.course.kit import (
     POINTS_SPEC,
     Check,
@@ -21,6 +20,7 @@ from genzoo.course.kit import (
     nats_of_normal,
     same,
 )
+from genzoo.course.studio import Studio, canvas
 from genzoo.data.points import LAWS
 from genzoo.noise import NoiseSource
 from genzoo.types import Batch, SampleOptions, TrainState

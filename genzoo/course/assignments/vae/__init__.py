@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, distributions
 
-from genzoo.course.figures import Studio
 from genzoo.course.kit import (
     DIGITS_SPEC,
     Check,
@@ -23,6 +22,7 @@ from genzoo.course.kit import (
     nats_of_normal,
     same,
 )
+from genzoo.course.studio import Studio
 from genzoo.noise import NoiseSource
 from genzoo.types import Batch, SampleOptions, TrainState
 
