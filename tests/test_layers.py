@@ -40,6 +40,7 @@ ORDER = (
     ("genzoo.pipeline",),
     ("genzoo.jobs", "genzoo.experiment"),
     ("genzoo.doctor",),
+    ("genzoo.course",),
     ("genzoo_reports",),
     ("genzoo",),
     ("genzoo_cli",),

@@ -28,16 +28,18 @@ class Answer:
         payload: for ``--json``.
         text: the same for people.
         failure: what went wrong nevertheless; it is said on stderr and decides the exit code.
+        code: the exit code where there is no failure.
     """
 
     payload: Mapping[str, Any]
     text: str
     failure: GenzooError | None = None
+    code: int = 0
 
     @property
     def exit_code(self) -> int:
-        """0 where nothing went wrong."""
-        return self.failure.exit_code if self.failure else 0
+        """The failure's, or else `code`."""
+        return self.failure.exit_code if self.failure else self.code
 
 
 @dataclass

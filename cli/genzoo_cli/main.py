@@ -19,7 +19,17 @@ from genzoo.errors import unknown
 from genzoo_cli.console import Answer, Session, write_error, write_examples
 from genzoo_cli.failures import explain
 
-COMMANDS = ("compare", "train", "sample", "evaluate", "report", "models", "data", "doctor")
+COMMANDS = (
+    "compare",
+    "train",
+    "sample",
+    "evaluate",
+    "report",
+    "course",
+    "models",
+    "data",
+    "doctor",
+)
 
 
 class LazyGroup(click.Group):

@@ -1,0 +1,192 @@
+"""``genzoo course``: assignments, from the first copy to the zip that is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from genzoo.errors import GenzooError, PartialFailure, unknown
+from genzoo_cli import options
+from genzoo_cli.console import Answer, Command, Session, write_examples
+
+EXAMPLES = (
+    "genzoo course new week3 --assignment flow",
+    "genzoo course check week3/student",
+    "genzoo course figures week3/student",
+    "genzoo course pack week3/student",
+    "genzoo course validate week3",
+)
+
+
+class Course(click.Group):
+    """The commands of a course, in the order in which they are used."""
+
+    examples: Sequence[str] = EXAMPLES
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are used."""
+        return list(self.commands)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples."""
+        write_examples(formatter, self.examples)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or the one that was probably meant."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            raise unknown("command", f"course {args[0]}", [f"course {c}" for c in self.commands])
+        return super().resolve_command(ctx, args)
+
+
+@click.group("course", cls=Course, short_help="Assignments: new, check, figures, pack, validate.")
+def command() -> None:
+    """Assignments on generative models: write them, work on them, hand them in.
+
+    Seven assignments on small data, each with a story, blanks of a few lines, checks that tell the
+    cause, and figures for a report: vae, flow, gan, diffusion, flow-matching, autoregressive,
+    compare.
+    """
+
+
+_folder: options.Decorator = click.argument(
+    "folder", type=options.FILE, default=".", metavar="[DIR]"
+)
+
+
+@command.command(
+    "new",
+    cls=Command,
+    short_help="Write an assignment for students and for instructors.",
+    examples=(
+        "genzoo course new week3 --assignment flow",
+        "genzoo course new week4 --assignment diffusion --variant 2027 --notebook",
+    ),
+)
+@click.argument("folder", type=options.FILE, metavar="DIR")
+@click.option(
+    "--assignment",
+    required=True,
+    metavar="NAME",
+    help="vae, flow, gan, diffusion, flow-matching, autoregressive or compare.",
+)
+@click.option(
+    "--variant",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="SEED",
+    help="Other data, schedules and parametrizations for another year; 0 is the textbook's.",
+)
+@click.option("--notebook", is_flag=True, help="Add a notebook that writes and checks the file.")
+def new(folder: Path, assignment: str, variant: int, notebook: bool) -> Answer:
+    """Write DIR/student to give out, and DIR/instructor with the solution."""
+    from genzoo import course
+
+    student = course.new(folder, assignment, variant=variant, notebook=notebook)
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    lines = [
+        f"{student}: to give out; begin with README.md",
+        f"{folder / 'instructor'}: solution, mutants, rubric, guide",
+        f"next: genzoo course check {student}",
+    ]
+    return Answer({"student": str(student), "files": files}, "\n".join(lines))
+
+
+@command.command(
+    "check",
+    cls=Command,
+    short_help="What holds in your work, what does not, and where to look.",
+    examples=("genzoo course check", "genzoo course check week3/student --json"),
+)
+@_folder
+@options.pass_session
+def check(session: Session, folder: Path) -> Answer:
+    """Run every check on submission/model.py, which is executed, in teaching order.
+
+    Takes seconds, needs no network, and says nothing on stderr.
+    """
+    from genzoo import course
+
+    say = None if session.json or session.quiet else click.echo
+    found = course.check(folder, say=say)
+    # All but the end was said as it came.
+    text = "" if say else found.summary()
+    # Not a failure that is said on stderr: graders of notebooks would take a line there for one.
+    return Answer(found.to_dict(), text, code=0 if found.complete else PartialFailure.exit_code)
+
+
+@command.command(
+    "figures",
+    cls=Command,
+    short_help="Train your model and draw what the report asks for.",
+    examples=("genzoo course figures", "genzoo course figures week3/student --fresh"),
+)
+@_folder
+@click.option("--fresh", is_flag=True, help="Train again, even if the file has not changed.")
+@options.pass_session
+def figures(session: Session, folder: Path, fresh: bool) -> Answer:
+    """Train submission/model.py, which is executed; write figures/ and the report's card."""
+    from genzoo import course
+
+    numbers = course.figures(folder, fresh=fresh, progress=session.progress)
+    lines = [f"{name}: {value}" for name, value in numbers.items()]
+    return Answer(numbers, "\n".join([*lines, "written to figures/ and report.md"]))
+
+
+@command.command(
+    "pack",
+    cls=Command,
+    short_help="The zip to hand in, and what is still missing.",
+    examples=("genzoo course pack", "genzoo course pack week3/student --out me.zip"),
+)
+@_folder
+@click.option("--out", type=options.FILE, metavar="FILE", help="The zip.  [default: in DIR]")
+def pack(folder: Path, out: Path | None) -> Answer:
+    """Pack the files that may be handed in. Nothing is executed."""
+    from genzoo import course
+
+    found = course.pack(folder, out)
+    payload = {
+        "zip": str(found.path),
+        "files": list(found.files),
+        "left_out": list(found.left_out),
+        "missing": list(found.missing),
+    }
+    return Answer(payload, str(found))
+
+
+@command.command(
+    "validate",
+    cls=Command,
+    short_help="Test an assignment by its own solution, starter and mutants.",
+    examples=("genzoo course validate week3", "genzoo course validate week3 --seeds 20"),
+)
+@_folder
+@click.option(
+    "--seeds",
+    type=options.COUNT,
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Random inputs for the solution, each with one and with two threads.",
+)
+@options.pass_session
+def validate(session: Session, folder: Path, seeds: int) -> Answer:
+    """Show that the solution passes, the starter fails, and every mutant fails its own check.
+
+    The files of DIR/instructor are executed.
+    """
+    from genzoo import course
+
+    found = course.validate(folder, seeds=seeds, progress=session.progress)
+    lines = [f"{e.what}: NOT SO: {e.detail}" for e in found.failed]
+    met = len(found.expectations) - len(found.failed)
+    lines.append(f"{met} of {len(found.expectations)} expectations met")
+    failure: GenzooError | None = None
+    if found.failed:
+        failure = PartialFailure(f"{len(found.failed)} expectations are not met")
+    return Answer(found.to_dict(), "\n".join(lines), failure)
