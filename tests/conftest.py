@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # depend on the machine's number of cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+# Where a test asks for two threads while other tests run beside it, they sleep instead of spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["MPLBACKEND"] = "agg"
 
 

@@ -111,6 +111,7 @@ def check(
     *,
     seed: int = 0,
     threads: int = 1,
+    limit: float = CHECK_SECONDS,
     say: Callable[[str], None] | None = print,
 ) -> Checked:
     """Run every check on a student's folder. The student's file is executed.
@@ -119,6 +120,7 @@ def check(
         folder: with ``assignment.toml``.
         seed: of the random inputs.
         threads: of the computation; one is fastest for such small networks.
+        limit: seconds after which a single check is stopped.
         say: told each outcome as it comes; to stdout by default, nothing goes to stderr.
 
     Raises:
@@ -127,7 +129,7 @@ def check(
     assignment = open_assignment(folder)
     begun, say = time.monotonic(), say or (lambda line: None)
     outcomes: list[Outcome] = []
-    for outcome in _outcomes(assignment, seed, threads):
+    for outcome in _outcomes(assignment, seed, threads, limit):
         outcomes.append(outcome)
         say(str(outcome))
     found = Checked(assignment, tuple(outcomes), time.monotonic() - begun)
@@ -136,7 +138,7 @@ def check(
     return found
 
 
-def _outcomes(assignment: Assignment, seed: int, threads: int) -> Iterator[Outcome]:
+def _outcomes(assignment: Assignment, seed: int, threads: int, limit: float) -> Iterator[Outcome]:
     text = read_model(assignment)
     try:
         blanks = {blank.number: blank for blank in find_blanks(text)}
@@ -158,18 +160,22 @@ def _outcomes(assignment: Assignment, seed: int, threads: int) -> Iterator[Outco
             if item.blank == 0 and not good:
                 yield Outcome(item.name, item.title, "waiting", "mend what is above first")
                 continue
-            outcome = run_check(item, submission, assignment, blanks)
+            outcome = run_check(item, submission, assignment, blanks, limit)
             good = good and outcome.status == "passed"
             yield outcome
 
 
 def run_check(
-    item: Check, submission: Submission, assignment: Assignment, blanks: Mapping[int, Blank]
+    item: Check,
+    submission: Submission,
+    assignment: Assignment,
+    blanks: Mapping[int, Blank],
+    limit: float,
 ) -> Outcome:
     """One check, whatever the student's code does."""
     state = torch.get_rng_state()
     try:
-        with _time_limit(CHECK_SECONDS):
+        with _time_limit(limit):
             item.run(submission)
     except CheckFailed as error:
         blank = blanks.get(item.blank)
@@ -270,7 +276,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
         return
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"this took more than {seconds:.0f} s")
+        raise TimeoutError(f"this took more than {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)

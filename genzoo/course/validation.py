@@ -18,6 +18,9 @@ from genzoo.files import write_bytes
 from genzoo.notebook import listener
 from genzoo.progress import Progress
 
+PATIENCE = 600.0
+"""Seconds for a check of a solution: two threads on a busy machine take long, and do end."""
+
 
 @dataclass(frozen=True)
 class Expectation:
@@ -114,7 +117,7 @@ def _steps(
 
 
 def _passes(solution: Path, seed: int, threads: int) -> Expectation:
-    found = check(solution, seed=seed, threads=threads, say=None)
+    found = check(solution, seed=seed, threads=threads, limit=PATIENCE, say=None)
     what = f"the solution passes every check (seed {seed}, {threads} threads)"
     return Expectation(what, found.complete, _told(found))
 
