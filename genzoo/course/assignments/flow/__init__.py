@@ -227,7 +227,7 @@ def draw_figures(studio: Studio) -> dict[str, Any]:
     axis = torch.linspace(-2.5, 2.5, 160)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).reshape(-1, 2)
     with torch.no_grad():
-        density = model.log_density(grid, {}).exp().reshape(160, 160)
+        density = model.log_density(grid, {}).exp().reshape(160, 160).numpy()
     figure, axes = canvas(1, 1, (4.2, 4))
     axes[0].imshow(density, origin="lower", extent=(-2.5, 2.5, -2.5, 2.5), cmap="viridis")
     axes[0].set_title("density of the model")
