@@ -9,6 +9,8 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 # The `dev` stamp also holds what `use` needs, so each command installs once at most.
+# A worker a core; the tests of one file stay together, because they share what is slow to make.
+SIDE_BY_SIDE := --numprocesses auto --dist loadscope
 USE := $(VENV)/genzoo-use.stamp
 DEV := $(VENV)/genzoo-dev.stamp
 
@@ -25,10 +27,10 @@ report: $(USE)
 	$(BIN)/genzoo compare $(ARGS)
 
 test: $(DEV)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow: $(DEV)
-	$(BIN)/python -m pytest -m 'slow or not slow' --timeout 3600 $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'slow or not slow' --timeout 3600 $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .
