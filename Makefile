@@ -8,9 +8,9 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
-# The `dev` stamp also holds what `use` needs, so each command installs once at most.
 # A worker a core; the tests of one file stay together, because they share what is slow to make.
 SIDE_BY_SIDE := --numprocesses auto --dist loadscope
+# The `dev` stamp also holds what `use` needs, so each command installs once at most.
 USE := $(VENV)/genzoo-use.stamp
 DEV := $(VENV)/genzoo-dev.stamp
 
