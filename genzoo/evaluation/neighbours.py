@@ -230,6 +230,10 @@ def share_interval(share: float, error: float, degrees: float, n: int) -> Interv
 # -- 1-NN two-sample test -------------------------------------------------------------------
 
 
+ROUNDING = 1e-13
+"""Of a squared distance by matrix products, beside the largest squared norm, in float64."""
+
+
 class NearestStatistic:
     """1-NN two-sample accuracy, for `genzoo.evaluation.folds`."""
 
@@ -246,7 +250,10 @@ class NearestStatistic:
             to_samples = torch.minimum(to_samples, d.amin(0))
         within = torch.cat([samples[1], real[1]])
         across = torch.cat([*to_real, to_samples])
-        right = (within < across).double() + 0.5 * (within == across).double()
+        # Equal distances come out equal to rounding, which differs between processors.
+        rounding = ROUNDING * max(float(x[0].square().sum(1).max()) for x in (samples, real))
+        tied = (within - across).abs() <= rounding
+        right = torch.where(tied, 0.5, (within < across).double())
         share = right.mean().reshape(1)
         return Terms(share, share * (1 - share))
 

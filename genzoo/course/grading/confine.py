@@ -1,7 +1,8 @@
 """What a sandboxed process does to itself before it looks at untrusted code. Linux, by ctypes.
 
-Run inside of the worker's process, with the standard library alone: resource limits, no new privileges,
-Landlock (which files may be read), seccomp (which system calls may be made). None can be undone.
+Run inside of the worker's process, with the standard library alone: resource limits, no new
+privileges, Landlock (which files may be read), seccomp (which system calls may be made). None of it
+can be undone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _RESOURCES = {
 
 
 def limit(limits: Mapping[str, int]) -> None:
-    """Set hard limits by name: ``cpu_seconds``, ``memory_bytes``, ``file_bytes``, ``open_files``."""
+    """Set hard limits, by the names of `_RESOURCES`."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name, value in limits.items():
         resource.setrlimit(_RESOURCES[name], (value, value))

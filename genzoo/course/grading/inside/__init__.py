@@ -1,0 +1,1 @@
+"""How the worker calls a student's functions: a module an assignment, no expected values."""
