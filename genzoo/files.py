@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,7 +16,13 @@ from typing import Any
 
 from genzoo.errors import GenzooError, InputError, MachineError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 LOCK = "lock"
+MAX_TOML_BYTES = 100_000
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -205,3 +212,19 @@ def slug(name: str) -> str:
     kind, _, path = name.partition(":")
     text = f"{kind}-{Path(path).name}" if path else name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "data"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A small TOML file.
+
+    Raises:
+        InputError: too large, or not TOML.
+    """
+    with disk_errors(path):
+        if path.stat().st_size > MAX_TOML_BYTES:
+            raise InputError(f"'{path}' is larger than {MAX_TOML_BYTES:,} bytes")
+        content = path.read_bytes()
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"'{path}' is not readable: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,7 @@ from typing import Any
 
 from genzoo.course.kit import ASSIGNMENTS, Kit, open_kit
 from genzoo.errors import InputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from genzoo.files import read_toml
 
 SCHEMA = 1
 NAME = "assignment.toml"
@@ -25,7 +20,6 @@ AI_USE = "ai_use.md"
 REQUIRED = ("submission/__init__.py", MODEL, REPORT, AI_USE)
 ALLOWED = (NAME, *REQUIRED, "figures/*.png", "figures/numbers.json")
 MAX_BYTES = 5_000_000
-MAX_TOML_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -79,13 +73,7 @@ def open_assignment(folder: str | Path) -> Assignment:
             f"'{folder}' is no assignment: it has no {NAME}; "
             "go into the student's folder, or make one with: genzoo course new"
         )
-    if path.stat().st_size > MAX_TOML_BYTES:
-        raise InputError(f"'{path}' is larger than {MAX_TOML_BYTES:,} bytes")
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"'{path}' is not readable: {error}") from error
-    return _checked(place, raw)
+    return _checked(place, read_toml(path))
 
 
 def _checked(folder: Path, raw: Mapping[str, Any]) -> Assignment:

@@ -344,6 +344,7 @@ def _fill(box: Path, submission: Path | None) -> None:
         ignore=shutil.ignore_patterns("__pycache__"),
     )  # fmt: skip
     (box / "submission").mkdir()
+    (box / "tmp").mkdir()
     if submission is not None:
         for path in sorted((submission / "submission").glob("*.py")):
             if path.is_file() and not path.is_symlink():

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,6 +36,9 @@ def main() -> None:
     sys.path[:] = [str(box / "library"), *[p for p in sys.path if "site-packages" not in p]]
     sys.path += spec["paths"]
     sys.argv[:] = ["worker"]
+    # Libraries ask where temporary files would go; there is no place to write at all.
+    tempfile.tempdir = str(box / "tmp")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(box / "tmp")
     _serve(box, spec)
 
 
