@@ -9,7 +9,7 @@ import click
 
 from genzoo.errors import GenzooError, PartialFailure, unknown
 from genzoo_cli import options
-from genzoo_cli.console import Answer, Command, Session, write_examples
+from genzoo_cli.console import Answer, Command, Session, table, write_examples
 
 EXAMPLES = (
     "genzoo course new week3 --assignment flow",
@@ -190,3 +190,55 @@ def validate(session: Session, folder: Path, seeds: int) -> Answer:
     if found.failed:
         failure = PartialFailure(f"{len(found.failed)} expectations are not met")
     return Answer(found.to_dict(), "\n".join(lines), failure)
+
+
+@command.command(
+    "grade",
+    cls=Command,
+    short_help="Points for hand-ins, by random challenges in a sandbox.",
+    examples=(
+        "genzoo course grade hand-ins/*.zip --bundle week3/instructor --out grades",
+        "genzoo course grade ada/ --bundle week3/instructor --out grades --seed 7",
+    ),
+)
+@click.argument("submissions", nargs=-1, required=True, type=options.FILE, metavar="SUBMISSION…")
+@click.option(
+    "--bundle", type=options.FILE, required=True, metavar="DIR", help="The instructor's folder."
+)
+@click.option(
+    "--out", type=options.FILE, required=True, metavar="DIR", help="For results and grades.csv."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Of the challenges.  [default: a random one, which the audits tell]",
+)
+@click.option(
+    "--unsafe-no-sandbox",
+    "unsafe",
+    is_flag=True,
+    help="Run untrusted code with your own rights; every result says so.",
+)
+@options.pass_session
+def grade(
+    session: Session,
+    submissions: tuple[Path, ...],
+    bundle: Path,
+    out: Path,
+    seed: int | None,
+    unsafe: bool,
+) -> Answer:
+    """Grade folders and zips. Each runs in a sandbox that was probed before (Linux).
+
+    Points are for right answers to inputs that are drawn at grading time. Questions of the report
+    are graded by a person: grades.csv has empty columns for that. The same files and seed are not
+    graded again.
+    """
+    from genzoo.course.grading.grade import grade as run
+
+    found = run(submissions, bundle, out, seed=seed, sandbox=not unsafe, progress=session.progress)
+    head = ["student", *(test.name for test in found[0].tests), "automatic points"]
+    rows = [[g.student, *(f"{test.score:g}" for test in g.tests), f"{g.score:g}"] for g in found]
+    payload = {"results": [g.to_dict() for g in found]}
+    return Answer(payload, f"{table(head, rows)}\n\n{out / 'grades.csv'}")

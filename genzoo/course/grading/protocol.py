@@ -38,7 +38,7 @@ def encode(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = 
     """
     listed, parts, total = [], [], 0
     for name, array in (arrays or {}).items():
-        plain = np.ascontiguousarray(array)
+        plain = np.asarray(array, order="C")
         kind = plain.dtype.name
         if kind not in TYPES:
             raise Broken(f"array '{name}' is of type {kind}")

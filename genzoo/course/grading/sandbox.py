@@ -47,6 +47,7 @@ INSIDE = (
 """What a submission may import of genzoo: the contract, and nothing that solves an assignment."""
 INSIDE_DATA = ("__init__", "ranges", "dataset")
 NOBODY = 65534
+AROUND = "namespaces, Landlock, seccomp"
 MAX_OUTPUT = 16_384
 """Bytes of what a submission prints that are kept."""
 
@@ -91,17 +92,17 @@ class Backend:
 
 def backends() -> Iterator[Backend]:
     """Those that this machine might have, strongest first."""
-    spaces = ("--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child")
     if sys.platform != "linux":
         return
     bubblewrap, unshare = shutil.which("bwrap"), shutil.which("unshare")
     if bubblewrap:
-        words = ("--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/", "/",
-                 "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp")  # fmt: skip
-        yield Backend("bubblewrap", (bubblewrap, *words), strength="namespaces, Landlock, seccomp")
+        words = (
+            "--unshare-all --die-with-parent --new-session --ro-bind / / --dev /dev --proc /proc"
+        )
+        yield Backend("bubblewrap", (bubblewrap, *words.split()), strength=AROUND)
     if unshare:
-        words = ("--user", "--map-current-user", *spaces)
-        yield Backend("namespaces", (unshare, *words), strength="namespaces, Landlock, seccomp")
+        words = "--user --map-current-user --net --pid --ipc --uts --fork --kill-child"
+        yield Backend("namespaces", (unshare, *words.split()), strength=AROUND)
     if os.geteuid() == 0:
         yield Backend("uid", uid=NOBODY, strength="other user, Landlock, seccomp")
     yield Backend("landlock", strength="Landlock, seccomp")

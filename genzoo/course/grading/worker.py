@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,7 +100,7 @@ def _module(name: str, path: Path) -> ModuleType:
 
 def _open_doors(secret: str, parent: int) -> list[str]:
     """What can be done here that must not be possible."""
-    doors = {
+    doors: dict[str, Callable[[], object]] = {
         "reading files": lambda: open(secret, "rb").read(),
         "TCP": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
         "UDP": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),

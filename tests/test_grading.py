@@ -1,0 +1,343 @@
+"""Grading untrusted work: frames, sandboxes, points, and a suite of attacks."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genzoo import course
+from genzoo.course.grading import protocol, sandbox
+from genzoo.course.grading.grade import grade, read_files, read_rubric
+from genzoo.course.grading.protocol import Broken, decode, encode
+from genzoo.course.grading.sandbox import Limits
+from genzoo.errors import InputError, MachineError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
+QUICK = Limits(wall_seconds=25, cpu_seconds=20)
+
+
+def reader(data: bytes) -> Callable[[int], bytes]:
+    stream = io.BytesIO(data)
+
+    def read(size: int) -> bytes:
+        found = stream.read(size)
+        if len(found) < size:
+            raise Broken("the end")
+        return found
+
+    return read
+
+
+# -- frames ---------------------------------------------------------------------------------
+
+
+def test_a_frame_comes_back() -> None:
+    arrays = {"x": np.arange(6.0).reshape(2, 3), "n": np.array(7), "e": np.zeros((0, 4), np.uint8)}
+    header, found = decode(reader(encode({"op": "f", "k": [1, None]}, arrays)))
+    assert header == {"op": "f", "k": [1, None]}
+    assert {k: (v.dtype, v.tolist()) for k, v in found.items()} == {
+        k: (v.dtype, v.tolist()) for k, v in arrays.items()
+    }
+
+
+def framed(header: bytes, rest: bytes = b"") -> bytes:
+    return struct.pack(">I", len(header)) + header + rest
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff\xff\xff\xff",
+        framed(b"not json"),
+        framed(b"[1]"),
+        framed(b"{}"),
+        framed(b'{"arrays": 3}'),
+        framed(b'{"arrays": [["x", "object", [1]]]}', b"12345678"),
+        framed(b'{"arrays": [["x", "float64", [-1]]]}'),
+        framed(b'{"arrays": [["x", "float64", [1e3]]]}'),
+        framed(b'{"arrays": [["x", "float64", [true]]]}', b"12345678"),
+        framed(b'{"arrays": [["x", "float64", [99999999999]]]}'),
+        framed(b'{"arrays": [["x", "float64", [2,2,2,2,2,2]]]}'),
+        framed(b'{"arrays": [["x", "float64", [2]]]}', b"123"),
+        framed(b'{"a": NaN, "arrays": []}'),
+        framed(b"[" * 100_000),
+    ],
+)
+def test_what_is_no_frame_is_broken(data: bytes) -> None:
+    with pytest.raises(Broken):
+        decode(reader(data))
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_a_frame_or_broken(data: bytes) -> None:
+    try:
+        decode(reader(data))
+    except Broken:
+        pass
+
+
+def test_objects_and_floods_are_not_sent() -> None:
+    with pytest.raises(Broken, match="of type object"):
+        encode({}, {"x": np.array([object()])})
+    with pytest.raises(Broken, match="too long"):
+        encode({}, {"x": np.zeros(protocol.MAX_BYTES // 8 + 1)})
+
+
+# -- sandboxes ------------------------------------------------------------------------------
+
+
+def test_a_sandbox_that_works_is_found_and_closes_every_door() -> None:
+    tried: list[str] = []
+    backend = sandbox.choose(tried)
+    assert backend.name in ("bubblewrap", "namespaces", "uid", "landlock"), tried
+    assert sandbox.probe(backend) == ""
+
+
+def test_the_probe_sees_open_doors() -> None:
+    told = sandbox.probe(sandbox.unsafe())
+    for door in ("reading files", "UDP", "new processes", "writing files", "environment"):
+        assert door in told
+    assert "solutions" not in told, "the worker's library has none to begin with"
+
+
+def test_without_a_sandbox_nothing_is_graded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "probe", lambda backend: "the door is open")
+    with pytest.raises(MachineError, match="--unsafe-no-sandbox"):
+        sandbox.choose()
+
+
+# -- points ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def week(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("grading") / "week"
+    course.new(folder, "flow")
+    return folder
+
+
+def hand_in(week: Path, place: Path, text: str | None = None) -> Path:
+    solution = (week / "instructor/solution/submission/model.py").read_text()
+    (place / "submission").mkdir(parents=True)
+    (place / "submission/__init__.py").write_text("")
+    (place / "submission/model.py").write_text(solution if text is None else text)
+    return place
+
+
+def scores(bundle: Path, place: Path, out: Path, limits: Limits = QUICK) -> dict[str, float]:
+    (found,) = grade([place], bundle, out, seed=7, limits=limits)
+    return {test.name: test.score for test in found.tests}
+
+
+@pytest.fixture(scope="module")
+def quick(week: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle without the test that trains."""
+    bundle = tmp_path_factory.mktemp("quick") / "instructor"
+    shutil.copytree(week / "instructor", bundle)
+    text = (bundle / "rubric.toml").read_text()
+    tests = text.split("[[test]]")
+    (bundle / "rubric.toml").write_text(
+        "[[test]]".join(part for part in tests if '"samples"' not in part)
+    )
+    return bundle
+
+
+def test_the_solution_gets_everything_and_the_starter_nothing(
+    week: Path, quick: Path, tmp_path: Path
+) -> None:
+    good = hand_in(week, tmp_path / "ada")
+    with zipfile.ZipFile(tmp_path / "bob.zip", "w") as archive:
+        archive.write(week / "student/submission/model.py", "submission/model.py")
+    found = grade([good, tmp_path / "bob.zip"], quick, tmp_path / "out", seed=3)
+    assert [(g.student, g.score) for g in found] == [("ada", 55.0), ("bob", 0.0)]
+    table = (tmp_path / "out/grades.csv").read_text().splitlines()
+    assert table[0] == "student,inverse,log-det,density,automatic,manual,late"
+    assert table[1] == "ada,15.0,20.0,20.0,55.0,," and table[2].startswith("bob,0.0")
+    told = json.loads((tmp_path / "out/ada/results.json").read_text())
+    assert (told["score"], told["max_score"]) == (55.0, 55.0) and "sandbox" not in told
+    before = (tmp_path / "out/ada/results.json").read_bytes()
+    times = (tmp_path / "out/ada/results.json").stat().st_mtime_ns
+    grade([good], quick, tmp_path / "out", seed=3)
+    assert (tmp_path / "out/ada/results.json").stat().st_mtime_ns == times, "not graded again"
+    grade([good], quick, tmp_path / "again", seed=3)
+    assert (tmp_path / "again/ada/results.json").read_bytes() == before, "the same bytes"
+
+
+@pytest.mark.slow
+def test_a_training_on_fresh_data_is_graded_the_same_twice(week: Path, tmp_path: Path) -> None:
+    good = hand_in(week, tmp_path / "ada")
+    for out in ("one", "two"):
+        (found,) = grade([good], week / "instructor", tmp_path / out, seed=3)
+        assert found.score == 70.0
+    first, second = (tmp_path / out / "ada/results.json" for out in ("one", "two"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_rubric_is_needed(tmp_path: Path, week: Path) -> None:
+    with pytest.raises(InputError, match="no rubric.toml"):
+        read_rubric(tmp_path)
+    assert read_rubric(week / "instructor").points == 70
+
+
+def test_the_grader_imports_no_torch() -> None:
+    code = "import sys, genzoo.course.grading.grade; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- attacks --------------------------------------------------------------------------------
+
+FORGE = """
+import os, json, struct
+frame = json.dumps({"ok": True, "arrays": [["value", "float64", [40, 2]]]}).encode()
+frame = struct.pack(">I", len(frame)) + frame + bytes(640)
+for fd in range(3, 64):
+    try:
+        for _ in range(50):
+            os.write(fd, frame)
+    except OSError:
+        pass
+"""
+ATTACKS = {
+    "ends quietly": "import os; os._exit(0)",
+    "raises what nobody catches": "raise SystemExit(0)",
+    "is interrupted": "raise KeyboardInterrupt",
+    "forges answers": FORGE,
+    "floods the output": "while True: print('x' * 100000)",
+    "loops": "while True: pass",
+    "sleeps": "import time; time.sleep(1000)",
+    "takes all memory": "x = [bytearray(1 << 28) for _ in range(100)]",
+    "starts processes": "import os\nwhile True: os.fork()",
+    "kills its parent": "import os; os.kill(os.getppid(), 9)",
+    "kills everything": "import os; os.kill(-1, 9)",
+    "reads the bundle": "print(open({bundle!r}).read())\nraise SystemExit(0)",
+    "reads the environment": "import os; print(os.environ); print(open('/proc/1/environ').read())",
+    "takes the library's solution": "from genzoo.course.assignments.flow import KIT",
+    "takes the library's models": "from genzoo.models.coupling_flows import *",
+    "patches the worker": """
+import sys
+for name, module in list(sys.modules.items()):
+    if "grading" in name:
+        for key in list(vars(module)):
+            if callable(getattr(module, key)):
+                setattr(module, key, lambda *a, **k: {"value": __import__("numpy").zeros((40, 2))})
+""",
+    "answers with objects": """
+class Evil:
+    def __getattr__(self, name): return self
+    def __call__(self, *a, **k): return self
+    def __array__(self, *a, **k): raise SystemExit(0)
+def __getattr__(name): return Evil()
+""",
+    "answers with a flood": """
+import torch
+class Coupling(torch.nn.Module):
+    def __init__(self, kept): super().__init__()
+    def transform(self, x): return torch.zeros(100_000_000)
+    inverse = log_det = transform
+class Model:
+    pass
+""",
+    "answers with nothing finite": """
+import torch
+class Coupling(torch.nn.Module):
+    def __init__(self, kept): super().__init__()
+    def transform(self, x): return x * float("nan")
+    inverse = transform
+    def log_det(self, x): return x[:, 0] * float("inf")
+class Model:
+    pass
+""",
+    "writes files": "open('/tmp/owned-by-a-student', 'w').write('x')",
+    "goes to the network": "import urllib.request as u; u.urlopen('http://127.0.0.1:1')",
+    "looks for the challenges": "import gc; print(gc.get_objects()[:99])",
+}
+FAST = ("ends quietly", "forges answers", "reads the bundle", "patches the worker")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in ATTACKS]
+)
+def test_an_attack_gets_no_points(name: str, week: Path, quick: Path, tmp_path: Path) -> None:
+    bundle = str(quick / "rubric.toml")
+    text = ATTACKS[name].replace("{bundle!r}", repr(bundle))
+    place = hand_in(week, tmp_path / "eve", text)
+    limits = Limits(wall_seconds=6, cpu_seconds=5, memory_bytes=4 << 30)
+    found = scores(quick, place, tmp_path / "out", limits)
+    assert set(found.values()) == {0.0}
+    shown = (tmp_path / "out/eve/results.json").read_text() + (
+        tmp_path / "out/eve/audit.json"
+    ).read_text()
+    assert "points = " not in shown, "nothing of the bundle was read"
+    assert os.environ.get("PATH", "?") not in (tmp_path / "out/eve/audit.json").read_text()
+    assert not Path("/tmp/owned-by-a-student").exists()
+    assert not list(Path("/tmp").glob("genzoo-grade-*/submission/../../../never"))
+
+
+def test_an_attack_after_good_work_keeps_only_the_good(
+    week: Path, quick: Path, tmp_path: Path
+) -> None:
+    """What one test earns, the next cannot spoil; what one breaks, stays broken."""
+    solution = (week / "instructor/solution/submission/model.py").read_text()
+    evil = solution.replace(
+        "return log_scale\n        # END 3", "import os; os._exit(0)\n        # END 3"
+    )
+    assert evil != solution
+    found = scores(quick, hand_in(week, tmp_path / "mal", evil), tmp_path / "out")
+    assert found["inverse"] == 15.0 and found["log-det"] == 0.0
+
+
+def zipped(path: Path, **files: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_zips_are_not_trusted(tmp_path: Path) -> None:
+    bomb = zipped(tmp_path / "bomb.zip", **{"submission/model.py": bytes(50_000_000)})
+    with pytest.raises(InputError, match="larger than"):
+        read_files(bomb)
+    slip = zipped(tmp_path / "slip.zip", **{"../../evil.py": b"x", "submission/model.py": b"y"})
+    assert read_files(slip) == {"submission/model.py": b"y"}
+    many = zipped(tmp_path / "many.zip", **{f"f{i}": b"" for i in range(300)})
+    with pytest.raises(InputError, match="more than 200"):
+        read_files(many)
+    (tmp_path / "no.zip").write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_files(tmp_path / "no.zip")
+    link = zipfile.ZipInfo("submission/model.py")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(InputError, match="is a link"):
+        read_files(tmp_path / "link.zip")
+
+
+def test_links_in_folders_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "s/submission").mkdir(parents=True)
+    (tmp_path / "s/submission/model.py").symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match="has no submission/model.py"):
+        read_files(tmp_path / "s")
+
+
+def test_a_hand_in_that_is_none_gets_zero_and_the_others_their_points(
+    week: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    found = grade([tmp_path / "empty"], week / "instructor", tmp_path / "out", seed=1)
+    assert found[0].score == 0 and "no submission/model.py" in found[0].tests[0].output
