@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from genzoo.course.kit import (
@@ -436,10 +437,12 @@ def _draw_quality(studio: Studio) -> dict[str, float]:
                 x = module.integrate(model.velocity, x0, 0.0, 1.0, evaluations // cost, step)
                 points.append((evaluations, sliced_wasserstein(x, real)))
         axes[0].plot(*zip(*points, strict=True), marker="o", label=name)
-        numbers |= {f"{name}, {e} evaluations": d for e, d in points if e in (4, 16, 64)}
+        numbers |= {f"{name}, {e} evaluations": d for e, d in points if e in (4, 8, 16, 64)}
     axes[0].axhline(floor, color="0.45", linestyle="--", label="as many training points")
     axes[0].set_xscale("log", base=2)
     axes[0].set_yscale("log")
+    axes[0].set_yticks((0.02, 0.05, 0.1, 0.2, 0.5, 1.0), ("0.02", "0.05", "0.1", "0.2", "0.5", "1"))
+    axes[0].yaxis.set_minor_locator(NullLocator())
     axes[0].set_xticks(COUNTS, [str(count) for count in COUNTS])
     axes[0].set_xlabel("evaluations of the network for a sample")
     axes[0].set_ylabel("sliced Wasserstein distance")
