@@ -9,6 +9,7 @@ A blank is a run of lines between two comments of the same indentation::
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ class Blank:
     @property
     def todo(self) -> str:
         """What stands there in the starter."""
-        return f'{self.indent}raise NotImplementedError("blank {self.number}: {self.title}")'
+        told = json.dumps(f"blank {self.number}: {self.title}", ensure_ascii=False)
+        return f"{self.indent}raise NotImplementedError({told})"
 
 
 def find_blanks(text: str) -> list[Blank]:

@@ -452,19 +452,23 @@ def _draw_quality(studio: Studio) -> dict[str, float]:
 
 
 def _draw_density(studio: Studio) -> None:
-    """The density of the model beside the true one, in model space."""
+    """The log-density of the model beside the true one, in model space."""
     model: Any = studio.model
-    side, spec = 110, studio.data.spec
+    side, data = 100, studio.data
+    true = LAWS[data.name].log_density
     axis = torch.linspace(-2.5, 2.5, side)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).reshape(-1, 2)
-    found = model.log_density(grid, {}, 25).exp()
-    true = (LAWS[studio.data.name].log_density(from_model(grid, spec)) - log_bin_volume(spec)).exp()
-    pictures = [np.asarray(p.reshape(side, side)) for p in (true, found)]
-    top = float(np.quantile(pictures[0], 0.995)) or None
-    figure, axes = canvas(1, 2, (7.5, 3.8))
-    for place, title, picture in zip(axes, ("of the data", "of the model"), pictures, strict=True):
-        place.imshow(picture, origin="lower", extent=(-2.5, 2.5, -2.5, 2.5), vmin=0, vmax=top)
-        place.set_title(f"density {title}", fontsize=10)
+    volume = log_bin_volume(data.spec)
+    pictures = (true(from_model(grid, data.spec)) - volume, model.log_density(grid, {}, 25))
+    top = float(true(data.test.data[:1000]).median()) - volume
+    figure, axes = canvas(1, 2, (7.8, 3.7))
+    for place, title, values in zip(axes, ("of the data", "of the model"), pictures, strict=True):
+        shown = place.imshow(
+            np.asarray(values.reshape(side, side).clamp(min=top - 8)),
+            origin="lower", extent=(-2.5, 2.5, -2.5, 2.5), vmin=top - 8, vmax=top,
+        )  # fmt: skip
+        place.set_title(f"log-density {title}", fontsize=10)
+    figure.colorbar(shown, ax=axes, label="nats", extend="both")
     studio.save("density", figure)
 
 
@@ -625,6 +629,6 @@ KIT = Kit(
         Figure("film", "noise on its way to the data"),
         Figure("paths", "paths of the training and of the model"),
         Figure("quality", "distance to held-out points by the network's evaluations"),
-        Figure("density", "densities of the data and of the model"),
+        Figure("density", "log-densities of the data and of the model"),
     ),
 )
