@@ -256,7 +256,7 @@ def test_a_zip_has_what_may_be_handed_in_and_always_the_same_bytes(student: Path
     with zipfile.ZipFile(io.BytesIO(first)) as archive:
         assert archive.namelist() == list(found.files)
     assert "figures/curves.png" in found.files and "notes.txt" not in found.files
-    assert set(found.left_out) == {"README.md", "notes.txt", "work/weights.bin"}
+    assert set(found.left_out) == {"README.md", "notes.txt"}
     assert any("figures" in what for what in found.missing)
     assert any("report.md" in what for what in found.missing)
     assert not any("blank" in what for what in found.missing)

@@ -17,6 +17,8 @@ from genzoo.errors import InputError
 from genzoo.files import write_bytes
 
 _DATE = (1980, 1, 1, 0, 0, 0)
+_OWN = ("__pycache__", "work")
+"""Folders of the program's own making, which are nobody's hand-in."""
 TODO = "TODO"
 """Marks an answer that is not written yet."""
 
@@ -90,7 +92,7 @@ def _names(folder: Path) -> list[str]:
     """Files below a folder in order, hidden ones and caches left aside."""
     found = []
     for root, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__pycache__")
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _OWN)
         for name in sorted(names):
             if not name.startswith("."):
                 found.append((Path(root) / name).relative_to(folder).as_posix())
