@@ -125,7 +125,7 @@ def as_toml(name: str, kit: Kit, variant: int, choices: Mapping[str, Any]) -> st
         "",
         "[training]",
         f"steps = {kit.steps}",
-        "threads = 2",
+        f"threads = {kit.threads}",
         f"minutes = {kit.minutes}  # of the whole loop on two cores",
         "",
         "[points]",

@@ -207,14 +207,14 @@ class Kit:
         choices: by name, what a variant chooses among; the first of each is variant 0's.
         steps: of training.
         minutes: that a whole student loop takes on two cores.
-        settings: numbers of the training and the networks, shown in ``assignment.toml``.
         hidden: what is graded with random challenges; these are the automatic points.
         questions: points of the written part, by question.
         checks: in teaching order.
         mutants: what the checks must catch.
-        figures: (module function) draws all figures of the report: (student folder, module,
-            choices, steps, progress) to the numbers for the report.
+        figures: draws all figures of the report in a `genzoo.course.studio.Studio`, and returns
+            the numbers of the report's card.
         drawn: what it draws.
+        threads: of the training; for networks as small as these one is fastest on a busy machine.
     """
 
     title: str
@@ -228,6 +228,7 @@ class Kit:
     mutants: Sequence[Mutant]
     figures: Callable[..., dict[str, Any]]
     drawn: Sequence[Figure]
+    threads: int = 1
 
     def variant(self, seed: int) -> dict[str, Any]:
         """The choices of a variant: 0 takes the first of each, others draw."""

@@ -73,16 +73,20 @@ class Studio:
         return {} if labels is None else {"label": labels[:n]}
 
     def curves(self, parts: Sequence[str] | None = None) -> None:
-        """The losses over the steps, as ``curves.png``."""
+        """The losses over the steps, as ``curves.png``.
+
+        Args:
+            parts: which, as ``phase/part``; all of them where absent.
+        """
         history = self.run.history()
         names = list(parts or dict.fromkeys(k for e in history for k in e["loss"]))
         figure, axes = canvas(1, 1, (6, 3.4))
         for name in names:
             points = [(e["step"], e["loss"][name]) for e in history if name in e["loss"]]
-            axes[0].plot(*zip(*points, strict=True), label=name)
+            axes[0].plot(*zip(*points, strict=True), label=name.removeprefix("main/"))
         axes[0].set_xlabel("step")
         axes[0].set_ylabel("loss")
-        axes[0].legend(frameon=False)
+        axes[0].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         self.save("curves", figure)
 
     def images(self, name: str, x: Tensor, columns: int) -> None:
@@ -210,7 +214,7 @@ def _into_report(assignment: Assignment, numbers: Mapping[str, Any]) -> None:
     """Put the numbers between the report's marks, if the student has kept them."""
     path = assignment.folder / REPORT
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    rows = [f"| {name} | {_shown(value)} |" for name, value in numbers.items()]
+    rows = [f"| {_shown(name)} | {_shown(value)} |" for name, value in numbers.items()]
     card = "\n".join(["| what | value |", "|---|---|", *rows])
     if not _CARD.search(text):
         text += "\n## Compute card\n\n<!-- card -->\n<!-- end of card -->\n"
