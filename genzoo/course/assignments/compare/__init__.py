@@ -277,9 +277,16 @@ def _bars(studio: Studio, module: Any, scores: dict[str, list[dict[str, float]]]
     for place, key in zip(axes, keys, strict=True):
         for position, several in enumerate(scores.values()):
             values = [s[key] for s in several]
-            place.bar(position, np.mean(values), color=f"C{position}")
+            mean, half = float(np.mean(values)), 0.0
+            if len(values) > 1:
+                mean, _, high = module.mean_interval(values)
+                half = high - mean
+            place.bar(position, mean, yerr=half or None, color=f"C{position}")
             place.plot([position] * len(values), values, "k.", markersize=4)
         place.set_title(key, fontsize=10)
+        # Intervals of two seeds are wide; the bars are what is compared by eye.
+        top = max(float(np.mean([s[key] for s in several])) for several in scores.values())
+        place.set_ylim(0, 1.4 * top)
         place.set_xticks(range(len(scores)), list(scores), rotation=70, fontsize=8)
     studio.save("scores", figure)
 

@@ -24,8 +24,9 @@ from genzoo.course.kit import (
 )
 from genzoo.course.studio import Studio, canvas
 from genzoo.data.points import LAWS, Mixture
-from genzoo.data.ranges import to_model
 from genzoo.noise import NoiseSource
+from genzoo.pipeline import train
+from genzoo.training import load_model
 from genzoo.types import Batch, SampleOptions, TrainState
 
 LATENTS = 8
@@ -246,10 +247,6 @@ def learns(submission: Submission) -> None:
     expect(not torch.equal(seeds[0], seeds[2]), "every seed draws the same points")
 
 
-ALONE_STEPS = 1500
-"""Of the second training, which has no penalty."""
-
-
 def draw_figures(studio: Studio) -> dict[str, Any]:
     """Curves, samples with and without the penalty, the critic's scores."""
     model: Any = studio.model
@@ -288,31 +285,19 @@ def draw_figures(studio: Studio) -> dict[str, Any]:
 
 
 def _without_penalty(studio: Studio) -> Any:
-    """The same model and number of turns, with nothing to keep the critic tame."""
+    """The same model, schedule and number of steps, with nothing to keep the critic tame."""
     module: Any = studio.module
     kept, module.penalty = module.penalty, lambda *_: torch.zeros(())
     try:
-        torch.manual_seed(0)
-        model = module.Model(studio.data.spec)
-        optimizers = {
-            k: torch.optim.Adam(v, 1e-3, (0.5, 0.9)) for k, v in model.param_groups().items()
-        }
-        x = to_model(studio.data.train.data, studio.data.spec)
-        for step in range(ALONE_STEPS):
-            batch = Batch(x[torch.randint(len(x), (256,))], {})
-            for phase, optimizer in optimizers.items():
-                model.requires_grad_(False)
-                getattr(model, phase).requires_grad_(True)
-                total = model.loss(batch, phase, TrainState(step)).total
-                optimizer.zero_grad()
-                total.backward()
-                optimizer.step()
-            if step % 50 == 0:
-                studio.progress.update("without the penalty", step / ALONE_STEPS)
-        studio.progress.update("without the penalty", 1.0)
+        run = train(
+            module.Model, studio.data, budget=f"{studio.assignment.steps}steps",
+            out=studio.run.path.with_name(f"{studio.run.path.name}-without"), resume=True,
+            evaluate=False, samples=100, threads=studio.assignment.threads, device="cpu",
+            precision="fp32", progress=studio.progress,
+        )  # fmt: skip
+        return load_model(run, device=torch.device("cpu"), model=module.Model)
     finally:
         module.penalty = kept
-    return model
 
 
 def _modes_covered(studio: Studio, points: Tensor) -> str:
