@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,19 +26,6 @@ from genzoo.course.studio import Studio, canvas
 from genzoo.noise import NoiseSource
 from genzoo.pipeline import train
 from genzoo.types import Batch, SampleOptions
-
-
-@contextmanager
-def replaced(submission: Submission, **functions: Any) -> Iterator[None]:
-    """Stand-ins for functions of the student's file, while one of them is looked at."""
-    before = {name: submission.get(name) for name in functions}
-    try:
-        for name, function in functions.items():
-            setattr(submission.module, name, function)
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(submission.module, name, function)
 
 
 def moments(submission: Submission) -> None:
@@ -67,7 +52,7 @@ def frechet(submission: Submission) -> None:
     right = float((mean_a - mean_b).square().sum() + torch.trace(cov_a + cov_b))
     right -= 2 * float(np.sqrt(product).sum())
     distance = submission.get("frechet_distance")
-    with replaced(submission, mean_and_covariance=_known_moments):
+    with submission.replaced(mean_and_covariance=_known_moments):
         same(distance(a, b), right, "frechet_distance(a, b)", "eq. (2), a trace of matrices")
         same(distance(a, a), 0.0, "the distance of a set to itself", tolerance=1e-6)
 
@@ -95,7 +80,7 @@ def precise(submission: Submission) -> None:
     real, fake = submission.normal(12, 2, word=2), submission.normal(40, 2, word=3) * 1.5
     sizes = submission.uniform(12, word=4).double()
     inside = _apart(submission, fake, real) <= sizes.numpy()
-    with replaced(submission, radii=lambda x: sizes[: len(x)]):
+    with submission.replaced(radii=lambda x: sizes[: len(x)]):
         found = submission.get("precision")(real, fake)
     hint = "one ball is enough; the balls are those of the real items; a share of the fakes"
     same(found, float(inside.any(1).mean()), "precision(real, fake)", hint)
@@ -157,7 +142,7 @@ def fitted(submission: Submission) -> None:
     mean = submission.normal(64, word=50).double()
     a = submission.normal(64, 64, word=51).double() / 8
     covariance = a @ a.T
-    with replaced(submission, mean_and_covariance=lambda x: (mean, covariance)):
+    with submission.replaced(mean_and_covariance=lambda x: (mean, covariance)):
         model.on_fit_start(Batch(torch.zeros(3, 1, 8, 8), {}), torch.Generator())
     same(model.mean, mean.float(), "the baseline's mean")
     product = covariance + 0.001 * torch.eye(64)

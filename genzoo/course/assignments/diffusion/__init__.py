@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,22 +20,9 @@ from genzoo.course.kit import (
     expect,
     same,
 )
-from genzoo.course.studio import Studio
+from genzoo.course.studio import Studio, sliced_wasserstein
 from genzoo.noise import NoiseSource
 from genzoo.types import Batch, SampleOptions, TrainState
-
-
-@contextmanager
-def replaced(submission: Submission, **functions: Any) -> Iterator[None]:
-    """Stand-ins for functions of the student's file, while one of them is looked at."""
-    before = {name: submission.get(name) for name in functions}
-    try:
-        for name, function in functions.items():
-            setattr(submission.module, name, function)
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(submission.module, name, function)
 
 
 def known_alpha_bar(submission: Submission) -> Tensor:
@@ -87,7 +72,7 @@ def noisy(submission: Submission) -> None:
     """Blank 2."""
     x, t, eps = _inputs(submission, 10)
     a = _wide(_simple(t))
-    with replaced(submission, alpha_bar=_simple):
+    with submission.replaced(alpha_bar=_simple):
         found = submission.get("add_noise")(x, t, eps)
     same(
         found,
@@ -106,7 +91,7 @@ def targets(submission: Submission) -> None:
         "velocity": a.sqrt() * eps - (1 - a).sqrt() * x,
         "image": x,
     }[submission.choices["predicts"]]
-    with replaced(submission, alpha_bar=_simple):
+    with submission.replaced(alpha_bar=_simple):
         found = submission.get("target")(x, t, eps)
     same(found, right, "target(x, t, eps)", "eq. (3)")
 
@@ -121,7 +106,7 @@ def solved(submission: Submission) -> None:
         "velocity": a.sqrt() * eps - (1 - a).sqrt() * x,
         "image": x,
     }[submission.choices["predicts"]]
-    with replaced(submission, alpha_bar=_simple):
+    with submission.replaced(alpha_bar=_simple):
         found = submission.get("clean")(x_t, t, words)
     same(
         found,
@@ -155,7 +140,7 @@ def stepped(submission: Submission) -> None:
         mean = a_s.sqrt() * (1 - ratio) / (1 - a_t) * x
         mean = mean + ratio.sqrt() * (1 - a_s) / (1 - a_t) * x_t
         right = mean + variance.sqrt() * eps
-    with replaced(submission, alpha_bar=_simple):
+    with submission.replaced(alpha_bar=_simple):
         found = submission.get("step")(x_t, x, t, s, eps)
     same(
         found,
@@ -186,7 +171,7 @@ def loss(submission: Submission) -> None:
     _put(model, net=net)
     known = {"add_noise": lambda x, t, eps: x + _wide(t.float()), "target": lambda x, t, eps: -x}
     batch = Batch(x, {"label": torch.arange(6)})
-    with replaced(submission, **known):
+    with submission.replaced(**known):
         total = model.loss(batch, "main", TrainState()).total
     expect(len(net.asked) == 1, f"the network is asked {len(net.asked)} times, not once")
     t = net.asked[0][1]
@@ -213,7 +198,7 @@ def sampling(submission: Submission) -> None:
 
     known = {"clean": lambda x_t, t, out: out / 1000 + 0 * x_t, "step": step}
     options = SampleOptions(steps=4, guidance=2.0)
-    with replaced(submission, **known):
+    with submission.replaced(**known):
         states = list(model.path(NoiseSource(2, 0, 3), {"label": torch.zeros(3).long()}, options))
     times = model.times(4)
     asked = [(t, s) for t, s, *_ in seen]
@@ -327,16 +312,6 @@ def _drawn(model: Any, options: SampleOptions, n: int = 400) -> Tensor:
 def _spread_in_classes(x: Tensor) -> Tensor:
     """Mean standard deviation of a pixel within each digit, of what `_drawn` returns."""
     return torch.stack([x[k::10].flatten(1).std(0).mean() for k in range(10)]).mean()
-
-
-def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 200) -> float:
-    """Mean distance of sorted projections on random directions: 0 for equal sets."""
-    n = min(len(a), len(b))
-    generator = torch.Generator().manual_seed(0)
-    w = torch.randn(a[0].numel(), directions, generator=generator)
-    w = w / w.norm(dim=0)
-    pa, pb = (x[:n].flatten(1) @ w for x in (a, b))
-    return float((pa.sort(0).values - pb.sort(0).values).abs().mean())
 
 
 KIT = Kit(

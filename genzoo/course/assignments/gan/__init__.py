@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from genzoo.course.kit import (
     POINTS_SPEC,
@@ -22,7 +19,7 @@ from genzoo.course.kit import (
     expect,
     same,
 )
-from genzoo.course.studio import Studio, canvas
+from genzoo.course.studio import Studio, canvas, sliced_wasserstein
 from genzoo.data.points import LAWS, Mixture
 from genzoo.noise import NoiseSource
 from genzoo.pipeline import train
@@ -30,19 +27,6 @@ from genzoo.training import load_model
 from genzoo.types import Batch, SampleOptions, TrainState
 
 LATENTS = 8
-
-
-@contextmanager
-def replaced(submission: Submission, **functions: Any) -> Iterator[None]:
-    """Stand-ins for functions of the student's file, while one of them is looked at."""
-    before = {name: submission.get(name) for name in functions}
-    try:
-        for name, function in functions.items():
-            setattr(submission.module, name, function)
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(submission.module, name, function)
 
 
 def _scores(submission: Submission, word: int) -> tuple[Tensor, Tensor]:
@@ -109,7 +93,7 @@ def penalized(submission: Submission) -> None:
         seen.append(x.detach())
         return x[:, 0] ** 2 + 0.5
 
-    with replaced(submission, squared_slopes=known):
+    with submission.replaced(squared_slopes=known):
         found = submission.get("penalty")(None, real, fake, u)
     r1 = submission.choices["penalty"] == "r1"
     at = real if r1 else u * real + (1 - u) * fake
@@ -175,7 +159,7 @@ def critics_turn(submission: Submission) -> None:
         "penalty": lambda net, real, fake, u: 5 * real.mean() + 7 * fake.square().mean(),
     }
     torch.manual_seed(submission.seed + 1)
-    with replaced(submission, **known):
+    with submission.replaced(**known):
         total = model.loss(Batch(x, {}), "critic", TrainState()).total
     torch.manual_seed(submission.seed + 1)
     fake = 1.5 * torch.randn(8, LATENTS)[:, :2]
@@ -196,7 +180,7 @@ def generators_turn(submission: Submission) -> None:
     model, x = _players(submission), submission.normal(8, 2, word=10) + 3
     known = {"generator_loss": lambda real, fake: 2 * fake.mean() - real.mean()}
     torch.manual_seed(submission.seed + 2)
-    with replaced(submission, **known):
+    with submission.replaced(**known):
         total = model.loss(Batch(x, {}), "generator", TrainState()).total
     torch.manual_seed(submission.seed + 2)
     fake = 1.5 * torch.randn(8, LATENTS)[:, :2]
@@ -313,12 +297,6 @@ def _modes_covered(studio: Studio, points: Tensor) -> str:
     )
     covered = int((hits >= 0.2 * len(points) / len(law.centers)).sum())
     return f"{covered} of {len(law.centers)}"
-
-
-def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 100) -> float:
-    """Mean distance of sorted projections on random directions: 0 for equal sets."""
-    w = F.normalize(torch.randn(2, directions, generator=torch.Generator().manual_seed(0)), dim=0)
-    return float(((a @ w).sort(0).values - (b @ w).sort(0).values).abs().mean())
 
 
 KIT = Kit(

@@ -27,19 +27,6 @@ from genzoo.noise import NoiseSource
 from genzoo.types import Batch, SampleOptions, TrainState
 
 
-@contextmanager
-def replaced(submission: Submission, **functions: Any) -> Iterator[None]:
-    """Stand-ins for functions of the student's file, while one of them is looked at."""
-    before = {name: submission.get(name) for name in functions}
-    try:
-        for name, function in functions.items():
-            setattr(submission.module, name, function)
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(submission.module, name, function)
-
-
 def _prior(submission: Submission) -> tuple[float, float]:
     return submission.choices["prior_mean"], submission.choices["prior_std"]
 
@@ -119,7 +106,7 @@ def bound_parts(submission: Submission) -> None:
     x, eps = submission.normal(5, 64, word=8), submission.normal(5, 8, word=9)
     mean, std = x[:, :8] + 1, x[:, 8:16].abs() + 0.5
     out = (mean + std * eps).repeat(1, 8)
-    with replaced(submission, **known):
+    with submission.replaced(**known):
         found = model.bound_parts(x, eps)
     expect(isinstance(found, tuple) and len(found) == 2, "bound_parts must return two tensors")
     hint = "the decoder gets the code that was drawn with eps"
@@ -138,7 +125,7 @@ def weights(submission: Submission) -> None:
     right = (x * z.repeat(1, 8)).sum(1) + prior - proposal
     # Blank 7 must not matter here: the weights are looked at where they are put together.
     seen: list[Tensor] = []
-    with replaced(submission, **known), _recorded(seen):
+    with submission.replaced(**known), _recorded(seen):
         model.importance_bound(x, eps)
     hint = "log of a product and a quotient: what is added, what is taken away?"
     same(seen[0][0] if seen else None, right, "log w", hint)
@@ -170,7 +157,7 @@ def importance_bound(submission: Submission) -> None:
     known = {"sample_posterior": lambda *_: torch.zeros(4, 8)}
     torch.stack = lambda tensors, *args, **how: log_weights
     try:
-        with replaced(submission, log_likelihood=lambda *_: torch.zeros(4), **known):
+        with submission.replaced(log_likelihood=lambda *_: torch.zeros(4), **known):
             found = model.importance_bound(torch.zeros(4, 64), torch.zeros(6, 4, 8))
     finally:
         torch.stack = real
