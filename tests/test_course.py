@@ -188,6 +188,13 @@ def test_a_mistake_is_told_with_its_place_and_a_hint(student: Path) -> None:
     assert text[line - 1].strip().startswith("# BLANK 3")
 
 
+def test_what_breaks_the_contract_alone_is_told(student: Path) -> None:
+    """Right numbers, but torch's own generator is moved: no blank's check can see that."""
+    edit(student, "return noise.normal(2)", "torch.manual_seed(0); return noise.normal(2)")
+    (failed,) = (o for o in course.check(student, say=None).outcomes if o.status == "failed")
+    assert failed.check == "contract" and "generator" in failed.cause
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -360,6 +367,6 @@ def test_the_notebook_runs_from_top_to_bottom(written: Path, tmp_path: Path) -> 
     where = {"metadata": {"path": str(tmp_path / "s")}}
     client.NotebookClient(book, timeout=300, resources=where).execute()
     shown = json.dumps(book)
-    assert "9 of 9 checks hold" in shown and '"name": "stderr"' not in shown
+    assert "10 of 10 checks hold" in shown and '"name": "stderr"' not in shown
     assert (tmp_path / "s" / "figures" / "density.png").is_file()
     assert (tmp_path / "s" / "flow.zip").is_file()

@@ -151,12 +151,12 @@ def _outcomes(assignment: Assignment, seed: int, threads: int, limit: float) -> 
             yield _broken(
                 "imports", "submission/model.py can be imported", error, assignment, blanks
             )
-            for item in assignment.kit.checks:
+            for item in assignment.kit.all_checks():
                 yield Outcome(item.name, item.title, "waiting", "the file cannot be imported yet")
             return
         yield Outcome("imports", "submission/model.py can be imported", "passed")
         submission, good = Submission(module, assignment.choices, seed), True
-        for item in assignment.kit.checks:
+        for item in assignment.kit.all_checks():
             if item.blank == 0 and not good:
                 yield Outcome(item.name, item.title, "waiting", "mend what is above first")
                 continue

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genzoo.checks import IMAGES, POINTS, ContractViolation, check_model
 from genzoo.errors import unknown
 from genzoo.noise import derive_seed
 from genzoo.types import DataSpec
@@ -25,6 +26,7 @@ from genzoo.types import DataSpec
 ASSIGNMENTS = ("vae", "flow", "gan", "diffusion", "flow-matching", "autoregressive", "compare")
 """In the order in which a course would give them; also names of the folders."""
 POINTS_SPEC = DataSpec((2,), None, location=(0.0, 0.0), scale=(1.0, 1.0))
+CONTRACT = "the model keeps genzoo's contract: shapes, seeds, gradients, groups"
 DIGITS_SPEC = DataSpec((1, 8, 8), 17, {"label": 10}, (0.1,) * 10)
 
 
@@ -227,6 +229,7 @@ class Kit:
         figures: draws all figures of the report in a `genzoo.course.studio.Studio`, and returns
             the numbers of the report's card.
         drawn: what it draws.
+        excused: reasons by name for parts of genzoo's contract that the model cannot keep.
         threads: of the training; for networks as small as these one is fastest on a busy machine.
     """
 
@@ -241,7 +244,19 @@ class Kit:
     mutants: Sequence[Mutant]
     figures: Callable[..., dict[str, Any]]
     drawn: Sequence[Figure]
+    excused: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
+
+    def all_checks(self) -> list[Check]:
+        """Its own, then the contract that every model of genzoo keeps."""
+        return [*self.checks, Check("contract", CONTRACT, 0, self._contract)]
+
+    def _contract(self, submission: Submission) -> None:
+        spec = IMAGES if self.data == "digits" else POINTS
+        try:
+            check_model(submission.get("Model"), specs=(spec,), left_out=self.excused)
+        except ContractViolation as error:
+            fail(str(error), "genzoo.check_model asks the same of every model")
 
     def variant(self, seed: int) -> dict[str, Any]:
         """The choices of a variant: 0 takes the first of each, others draw."""

@@ -147,18 +147,6 @@ def canvas(rows: int, columns: int, size: tuple[float, float]) -> tuple[Canvas, 
     return figure, list(axes.ravel())
 
 
-def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 200) -> float:
-    """Mean distance of sorted projections on random directions: 0 for equal sets.
-
-    Of the first min(N, M) items of (N, *shape) and (M, *shape).
-    """
-    n = min(len(a), len(b))
-    w = torch.randn(a[0].numel(), directions, generator=torch.Generator().manual_seed(0))
-    w = w / w.norm(dim=0)
-    pa, pb = (x[:n].flatten(1) @ w for x in (a, b))
-    return float((pa.sort(0).values - pb.sort(0).values).abs().mean())
-
-
 def _pixels(x: Tensor) -> np.ndarray:
     """(N, 1, H, W) in [-1, 1] to (N, H, W) uint8."""
     levels = ((x.detach().cpu()[:, 0].clamp(-1, 1) + 1) * 127.5).round().byte()

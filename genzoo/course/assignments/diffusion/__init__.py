@@ -20,7 +20,8 @@ from genzoo.course.kit import (
     expect,
     same,
 )
-from genzoo.course.studio import Studio, sliced_wasserstein
+from genzoo.course.studio import Studio
+from genzoo.evaluation.sliced import sliced_wasserstein
 from genzoo.noise import NoiseSource
 from genzoo.types import Batch, SampleOptions, TrainState
 
@@ -274,11 +275,11 @@ def draw_figures(studio: Studio) -> dict[str, Any]:
         far = []
         for count in STEPS:
             drawn = _drawn(model, SampleOptions(steps=count))
-            far.append((count, sliced_wasserstein(drawn, studio.test(len(drawn)))))
+            far.append((count, _distance(drawn, studio.test(len(drawn)))))
         quality, variety = [], []
         for weight in WEIGHTS:
             drawn = _drawn(model, SampleOptions(steps=16, guidance=weight))
-            quality.append((weight, sliced_wasserstein(drawn, studio.test(len(drawn)))))
+            quality.append((weight, _distance(drawn, studio.test(len(drawn)))))
             variety.append((weight, float(_spread_in_classes(drawn))))
     studio.lines(
         "steps",
@@ -293,7 +294,7 @@ def draw_figures(studio: Studio) -> dict[str, Any]:
         "in pixels of [-1, 1]",
         {"distance to data": quality, "spread within a digit": variety},
     )
-    real = sliced_wasserstein(studio.test(400), studio.test(797)[397:])
+    real = _distance(studio.test(400), studio.test(797)[397:])
     return studio.numbers | {
         "distance of real data to real data": real,
         **{f"distance with {count} steps": d for count, d in far},
@@ -312,6 +313,11 @@ def _drawn(model: Any, options: SampleOptions, n: int = 400) -> Tensor:
 def _spread_in_classes(x: Tensor) -> Tensor:
     """Mean standard deviation of a pixel within each digit, of what `_drawn` returns."""
     return torch.stack([x[k::10].flatten(1).std(0).mean() for k in range(10)]).mean()
+
+
+def _distance(images: Tensor, real: Tensor) -> float:
+    """Sliced Wasserstein distance in pixels."""
+    return sliced_wasserstein(images.flatten(1), real.flatten(1))
 
 
 KIT = Kit(

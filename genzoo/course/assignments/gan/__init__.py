@@ -19,8 +19,9 @@ from genzoo.course.kit import (
     expect,
     same,
 )
-from genzoo.course.studio import Studio, canvas, sliced_wasserstein
+from genzoo.course.studio import Studio, canvas
 from genzoo.data.points import LAWS, Mixture
+from genzoo.evaluation.sliced import sliced_wasserstein
 from genzoo.noise import NoiseSource
 from genzoo.pipeline import train
 from genzoo.training import load_model
