@@ -202,14 +202,19 @@ class Hidden:
     """What the grader asks with random challenges; students see the title and the points.
 
     Attributes:
-        name: of the test.
+        name: of the test, in ``challenges.py``.
         title: what is asked for.
         points: for all of it.
+        checks: what a mutant of these checks must lose points here for.
+        whole: whether mutants of other checks may lose points here, too, as where the model is
+            trained.
     """
 
     name: str
     title: str
     points: int
+    checks: Sequence[str] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from genzoo.errors import InputError
 from genzoo.files import write_bytes
 
 NOTEBOOK = "assignment.ipynb"
+HIDDEN = ("challenges.py", "inside.py", "thresholds.toml")
+"""What the grader needs of an assignment: what it asks, who answers, and for how many points."""
 
 
 def new(folder: str | Path, assignment: str, *, variant: int = 0, notebook: bool = False) -> Path:
@@ -77,6 +79,11 @@ class Rendered:
             **self.choices,
         )
 
+    @property
+    def place(self) -> Path:
+        """The assignment's folder in the library."""
+        return Path(__file__).parent / "assignments" / self.name.replace("-", "_")
+
     def student(self) -> dict[str, str]:
         """Files of the student's folder by name."""
         return self._folder(emptied(self.solution))
@@ -86,6 +93,8 @@ class Rendered:
         files = {f"solution/{name}": text for name, text in self._folder(self.solution).items()}
         files["rubric.toml"] = as_rubric(self.kit)
         files["hidden/README.md"] = self._template("shared/hidden.md.j2")
+        for name in HIDDEN:
+            files[f"hidden/{name}"] = (self.place / name).read_text(encoding="utf-8")
         files["GUIDE.md"] = self._template("shared/guide.md.j2")
         for mutant in self.mutants():
             files[f"mutants/{mutant.name}/{MODEL}"] = self.mutated(mutant)

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib
 import io
 import json
 import secrets
 import stat
+import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from genzoo.course.grading.judge import Refused, Session
+from genzoo.course.grading.judge import Refused, Session, Test
 from genzoo.course.grading.protocol import Broken
 from genzoo.course.grading.sandbox import Backend, Limits, Worker, choose, unsafe
 from genzoo.errors import InputError
@@ -34,8 +35,7 @@ from genzoo.progress import Progress
 SCHEMA = 1
 MAX_FILES, MAX_FILE_BYTES = 200, 2_000_000
 MODEL = "submission/model.py"
-CHALLENGES = ("flow",)
-"""Assignments that can be graded: those with a module in ``challenges`` and in ``inside``."""
+HIDDEN = "hidden"
 _NAMES = ("submission/__init__.py", MODEL)
 
 
@@ -44,17 +44,23 @@ class Rubric:
     """What is asked of every hand-in.
 
     Attributes:
+        bundle: the instructor's folder.
         assignment: name of the kit.
         choices: of the variant.
         tests: (name, title, points) of the automatic part.
-        manual: points of what a person grades.
+        questions: (name, title, points) of what a person grades.
+        thresholds: of the tests.
+        challenges: the tests by name.
     """
 
+    bundle: Path
     assignment: str
     variant: int
     choices: Mapping[str, Any]
     tests: tuple[tuple[str, str, float], ...]
-    manual: float
+    questions: tuple[tuple[str, str, float], ...]
+    thresholds: Mapping[str, Any]
+    challenges: Mapping[str, Test]
 
     @property
     def points(self) -> float:
@@ -119,17 +125,36 @@ def read_rubric(bundle: str | Path) -> Rubric:
     if not path.is_file():
         raise InputError(f"'{folder}' has no rubric.toml; give the instructor's folder")
     told = read_toml(folder / "solution" / "assignment.toml")
-    tests, manual = [], 0.0
+    tests: list[tuple[str, str, float]] = []
+    questions: list[tuple[str, str, float]] = []
     for entry in read_toml(path).get("test", []):
-        kind, points = entry.get("kind"), float(entry.get("points", 0))
-        if kind == "hidden":
-            tests.append((str(entry["name"]), str(entry["title"]), points))
-        else:
-            manual += points
+        found = (str(entry["name"]), str(entry["title"]), float(entry.get("points", 0)))
+        (tests if entry.get("kind") == "hidden" else questions).append(found)
     name, variant, choices = (told.get(key) for key in ("assignment", "variant", "choices"))
-    if name not in CHALLENGES or not isinstance(variant, int) or not isinstance(choices, dict):
-        raise InputError(f"'{folder}': there are no challenges for assignment {name!r} here")
-    return Rubric(name, variant, choices, tuple(tests), manual)
+    if not (isinstance(name, str) and isinstance(variant, int) and isinstance(choices, dict)):
+        raise InputError(f"'{folder}': solution/assignment.toml is damaged")
+    challenges = _challenges(folder / HIDDEN / "challenges.py")
+    lacking = [test for test, _, _ in tests if test not in challenges]
+    if lacking or not (folder / HIDDEN / "inside.py").is_file():
+        raise InputError(
+            f"'{folder}': hidden/ has nothing for {', '.join(lacking) or 'the worker'}; "
+            "write the assignment again with: genzoo course new"
+        )
+    thresholds = read_toml(folder / HIDDEN / "thresholds.toml")
+    return Rubric(
+        folder, name, variant, choices, tuple(tests), tuple(questions), thresholds, challenges
+    )
+
+
+def _challenges(path: Path) -> Mapping[str, Test]:
+    """The instructor's own code, which is trusted; it imports no torch."""
+    if not path.is_file():
+        raise InputError(f"'{path}' is missing; give the instructor's folder")
+    module = ModuleType("hidden_challenges")
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    tests: Mapping[str, Test] = module.TESTS
+    return tests
 
 
 def grade(
@@ -202,28 +227,41 @@ def _grade_one(
 def _tests(
     folder: Path, rubric: Rubric, seed: int, student: str, backend: Backend, limits: Limits
 ) -> tuple[list[TestResult], list[str]]:
-    name = rubric.assignment.replace("-", "_")
-    module = importlib.import_module(f"genzoo.course.grading.challenges.{name}")
+    adapter = rubric.bundle / HIDDEN / "inside.py"
     results, notes = [], []
     for index, (test, title, points) in enumerate(rubric.tests):
         random = np.random.default_rng([seed, index, *student.encode()[:64]])
-        output, part = "", 0.0
         # A fresh worker a test: what one test leaves behind is of no use in the next.
-        with Worker(backend, folder, name, limits) as worker:
-            session = Session(worker, random, rubric.choices)
-            try:
-                part = float(np.clip(module.TESTS[test](session), 0.0, 1.0))
-            except Refused as error:
-                output = f"your code raised {error}"
-            except Broken as error:
-                output = f"your code gave no answer: {error}"
+        with Worker(backend, folder, adapter, limits) as worker:
+            session = Session(worker, random, rubric.choices, rubric.thresholds)
+            told = list(_parts(rubric.challenges[test], session))
             notes += [f"{test}: {note}" for note in session.notes]
             if worker.output:
                 notes.append(f"{test} printed: {worker.output.decode('utf-8', 'replace')!r}")
-        part = part if np.isfinite(part) else 0.0
-        output = output or ("right" if part == 1 else "not right" if part == 0 else "in part right")
-        results.append(TestResult(test, title, round(part * points, 2), points, output))
+        earned = float(np.mean([part for part, _ in told]))
+        output = "\n".join(line for _, line in told)
+        results.append(TestResult(test, title, round(earned * points, 2), points, output))
     return results, notes
+
+
+def _parts(test: Test, session: Session) -> Iterator[tuple[float, str]]:
+    """Share and words of each part; a worker that has ended answers to none."""
+    ended = ""
+    for part in test:
+        what, found, why = (part.__doc__ or part.__name__).splitlines()[0].rstrip("."), 0.0, ended
+        if not ended:
+            try:
+                found = float(np.clip(float(part(session)), 0.0, 1.0))
+            except Refused as error:
+                why = f"your code raised {error}"
+            except Broken as error:
+                why = ended = f"your code gave no answer: {error}"
+        found = found if np.isfinite(found) else 0.0
+        yield found, f"{why or _word(found)}: {what}"
+
+
+def _word(share: float) -> str:
+    return "right" if share == 1 else "not right" if share == 0 else f"{share:.0%} right"
 
 
 def read_files(source: Path) -> dict[str, bytes]:

@@ -19,52 +19,146 @@ class Refused(Exception):
 
 @dataclass
 class Session:
-    """What a test has: a worker, random numbers, and the variant.
+    """What a test has: a worker, random numbers, the variant, and thresholds.
 
     Attributes:
         worker: serves the submission.
         random: of the challenges; its seed is in the audit.
         choices: of the variant.
+        thresholds: the bundle's ``hidden/thresholds.toml``.
         notes: for the audit.
     """
 
     worker: Worker
     random: np.random.Generator
     choices: Mapping[str, Any]
+    thresholds: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def ask(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The array that the student's function answers.
+    def ask(
+        self,
+        header: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray] | None = None,
+        oracle: Oracle | None = None,
+    ) -> list[np.ndarray]:
+        """The arrays that an operation of the adapter answers, at least one.
+
+        Args:
+            header: the operation's name as ``op``, and its numbers.
+            arrays: its inputs.
+            oracle: answers what the student's code asks on its way.
 
         Raises:
-            Refused: it raised.
+            Refused: the student's function raised.
             Broken: the worker ended, or answered with something else.
         """
         found, values = self.worker.ask(header, arrays)
+        asked = 0
+        while "oracle" in found and oracle is not None:
+            asked += 1
+            if asked > MAX_QUESTIONS:
+                raise Broken(f"more than {MAX_QUESTIONS:,} questions")
+            found, values = self.worker.ask({}, oracle(values))
         if "error" in found:
             raise Refused(str(found["error"])[:300])
-        if "value" not in values:
+        if "0" not in values:
             raise Broken("an answer without a value")
-        return np.asarray(values["value"])
+        return [values[str(i)] for i in range(len(values)) if str(i) in values]
+
+    def call(self, function: str, *arguments: Any) -> list[np.ndarray]:
+        """What a function of the student's file returns: arrays and numbers are its arguments."""
+        arrays = {f"a{i}": a for i, a in enumerate(arguments) if isinstance(a, np.ndarray)}
+        told = [f"a{i}" if f"a{i}" in arrays else a for i, a in enumerate(arguments)]
+        return self.ask({"op": "call", "function": function, "arguments": told}, arrays)
+
+    def normal(self, *shape: int) -> np.ndarray:
+        """Standard normal numbers."""
+        return self.random.standard_normal(shape)
+
+    def uniform(self, low: float, high: float, *shape: int) -> np.ndarray:
+        """Uniform numbers."""
+        return self.random.uniform(low, high, shape)
+
+    def seed(self) -> int:
+        """For the worker."""
+        return int(self.random.integers(1 << 30))
 
     def note(self, text: str) -> None:
         """Something for the instructor's eyes."""
         self.notes.append(text)
 
 
-Test = Callable[[Session], float]
+MAX_QUESTIONS = 20_000
+Oracle = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+Part = Callable[[Session], float | bool]
+"""Returns a share of its points; its docstring's first line is what the result says of it."""
+Test = Sequence[Part]
+"""Parts of equal weight. What raises in one of them costs that part alone."""
 
 
-def close(found: np.ndarray, right: np.ndarray, tolerance: float) -> bool:
-    """Whether all numbers are right, relative to their size."""
+def close(found: np.ndarray, right: np.ndarray | float, tolerance: float = 1e-5) -> bool:
+    """Whether all numbers are right, relative to their size; float32's rounding is forgiven."""
+    right = np.asarray(right, dtype=float)
     if found.shape != right.shape or not np.isfinite(found).all():
         return False
     return bool(np.abs(found - right).max() <= tolerance * (1 + np.abs(right).max()))
 
 
-def share(parts: Sequence[bool]) -> float:
-    """How many hold."""
-    return sum(parts) / len(parts)
+def share(parts: Sequence[float]) -> float:
+    """How many hold, or their mean."""
+    return float(np.mean(parts))
+
+
+def between(found: float, none: float, full: float) -> float:
+    """A share of points: 0 at `none`, 1 at `full`, a line between; either may be the larger."""
+    return float(np.clip((found - none) / (full - none), 0, 1)) if math.isfinite(found) else 0.0
+
+
+def slopes(
+    function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, h: float = 1e-5
+) -> np.ndarray:
+    """Derivatives of a number an item by its coordinates, (B, D), by central differences."""
+    found = np.empty(x.shape)
+    for i in range(x.shape[1]):
+        step = np.zeros(x.shape[1])
+        step[i] = h
+        found[:, i] = (function(x + step) - function(x - step)) / (2 * h)
+    return found
+
+
+def mixture_of(random: np.random.Generator, n: int) -> Callable[[int], np.ndarray]:
+    """Points of a mixture of round clouds that nobody has seen before, standardized.
+
+    Returns:
+        A function of a number of points, (N, 2).
+    """
+    centers, spread = random.uniform(-1.6, 1.6, (n, 2)), random.uniform(0.15, 0.35, n)
+    mean, std = centers.mean(0), np.sqrt(centers.var(0) + (spread**2).mean())
+
+    def points(count: int) -> np.ndarray:
+        chosen = random.integers(0, n, count)
+        moved = centers[chosen] + spread[chosen, None] * random.standard_normal((count, 2))
+        return np.asarray((moved - mean) / std)
+
+    return points
+
+
+def turned_digits(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Digits as nobody has seen them: turned, mirrored, shifted, and in another order of labels.
+
+    Returns:
+        Images in [-1, 1], (1797, 1, 8, 8), shuffled, and labels 0 to 9.
+    """
+    from sklearn.datasets import load_digits
+
+    x, label = load_digits(return_X_y=True)
+    images = (x / 8 - 1).reshape(-1, 8, 8)
+    images = np.rot90(images, int(random.integers(4)), (1, 2))
+    images = images[:, :: random.choice((-1, 1)), :]
+    images = np.roll(images, random.integers(-2, 3, 2), (1, 2))
+    order = random.permutation(len(images))
+    renamed = random.permutation(10)[label]
+    return np.ascontiguousarray(images[order])[:, None], renamed[order]
 
 
 def sliced_wasserstein(

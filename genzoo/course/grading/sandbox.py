@@ -142,7 +142,7 @@ def probe(backend: Backend) -> str:
     secret.close()
     os.chmod(secret.name, 0o644)
     try:
-        with Worker(backend, None, "probe", Limits(wall_seconds=20)) as worker:
+        with Worker(backend, None, None, Limits(wall_seconds=20)) as worker:
             header, _ = worker.ask({"op": "probe", "secret": secret.name, "parent": os.getpid()})
     except Broken as error:
         return str(error)
@@ -158,14 +158,15 @@ class Worker:
     """A sandboxed process that serves one submission, until it is closed."""
 
     def __init__(
-        self, backend: Backend, submission: Path | None, adapter: str, limits: Limits
+        self, backend: Backend, submission: Path | None, adapter: Path | None, limits: Limits
     ) -> None:
         """Start it.
 
         Args:
             backend: around it.
             submission: the folder with ``submission/``; copied, so that nothing else is seen.
-            adapter: module of `genzoo.course.grading.inside` that calls the student's functions.
+            adapter: the bundle's ``hidden/inside.py``, which calls the student's functions; without
+                one the worker tries the doors.
             limits: of what it may use.
         """
         self.backend, self.limits = backend, limits
@@ -173,12 +174,12 @@ class Worker:
         self.output = b""
         self._box = Path(tempfile.mkdtemp(prefix="genzoo-grade-"))
         os.chmod(self._box, 0o755)
-        _fill(self._box, submission)
+        _fill(self._box, submission, adapter)
         requests, self._send = os.pipe()
         self._receive, answers = os.pipe()
         spec = {
             "box": str(self._box),
-            "adapter": adapter,
+            "probe": adapter is None,
             "requests": requests,
             "answers": answers,
             "paths": _libraries(),
@@ -329,21 +330,19 @@ ENVIRONMENT = {
 """Of the worker: nothing of the grader's own."""
 
 
-def _fill(box: Path, submission: Path | None) -> None:
-    """The stripped library, and a copy of the submission's Python files."""
+def _fill(box: Path, submission: Path | None, adapter: Path | None) -> None:
+    """The stripped library, the adapter, and a copy of the submission's Python files."""
     library = box / "library" / "genzoo"
     for name in INSIDE:
         _copy(GENZOO / f"{name}.py", library / f"{name}.py")
     for name in INSIDE_DATA:
         _copy(GENZOO / "data" / f"{name}.py", library / "data" / f"{name}.py")
-    for name in ("protocol", "confine", "worker"):
+    for name in ("protocol", "confine", "worker", "inside"):
         _copy(HERE / f"{name}.py", library / "course" / "grading" / f"{name}.py")
     for place in (library / "course", library / "course" / "grading"):
         (place / "__init__.py").write_text("")
-    shutil.copytree(
-        HERE / "inside", library / "course" / "grading" / "inside",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )  # fmt: skip
+    if adapter is not None:
+        _copy(adapter, box / "inside.py")
     (box / "submission").mkdir()
     (box / "tmp").mkdir()
     if submission is not None:

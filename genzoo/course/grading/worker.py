@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,16 +58,22 @@ def _serve(box: Path, spec: dict[str, Any]) -> None:
             size -= len(part)
         return b"".join(parts)
 
-    def answer(header: dict[str, Any], arrays: dict[str, Any] | None = None) -> None:
+    def answer(header: dict[str, Any], arrays: Mapping[str, Any] | None = None) -> None:
         data = memoryview(protocol.encode(header, arrays))
         while data:
             data = data[os.write(spec["answers"], data) :]
 
-    if spec["adapter"] == "probe":
+    if spec["probe"]:
         header, _ = protocol.decode(read)
         answer({"open": _open_doors(header["secret"], header["parent"])})
         return
-    adapter = importlib.import_module(f"genzoo.course.grading.inside.{spec['adapter']}")
+    adapter = _module("inside", box / "inside.py")
+    operations = {"call": importlib.import_module(INSIDE).call, **adapter.OPERATIONS}
+
+    def oracle(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+        answer({"oracle": True}, arrays)
+        return protocol.decode(read)[1]
+
     with contextlib.suppress(protocol.Broken):
         module: ModuleType | None = None
         while True:
@@ -75,12 +81,17 @@ def _serve(box: Path, spec: dict[str, Any]) -> None:
             try:
                 if module is None:
                     module = _submission(box / "submission")
-                found = adapter.OPERATIONS[header["op"]](module, header, arrays, answer, read)
+                names = dict(vars(module))
+                found = operations[header["op"]](module, header, arrays, oracle)
+                vars(module).update(names)  # adapters put stand-ins in the place of functions
+                answer({"ok": True}, found)
             except Exception as error:
                 told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 answer({"error": told})
-            else:
-                answer({"ok": True}, found)
+
+
+INSIDE = "genzoo.course.grading.inside"
+"""What the adapters share."""
 
 
 def _submission(folder: Path) -> ModuleType:

@@ -29,10 +29,16 @@ KIT = Kit(
     steps=800,
     minutes=1,
     hidden=(
-        Hidden("masks", "the order, the degrees and the masks", 20),
-        Hidden("likelihood", "log-probabilities, which sum to one, and bits", 20),
-        Hidden("pick", "one level drawn from its probabilities", 15),
-        Hidden("complete", "images are completed in the order", 15),
+        Hidden("masks", "the order, the degrees and the masks", 20, ("order", "degrees", "mask")),
+        Hidden(
+            "likelihood",
+            "log-probabilities, which sum to one, and bits",
+            20,
+            ("masses", "bits", "log-prob", "chain"),
+            whole=True,
+        ),
+        Hidden("pick", "one level drawn from its probabilities", 15, ("pick",)),
+        Hidden("complete", "images are completed in the order", 15, ("complete",)),
     ),
     questions={"Learning": 10, "Samples": 5, "Completion": 5, "Bits": 5, "Reflection": 5},
     checks=(

@@ -289,10 +289,17 @@ KIT = Kit(
     steps=1,
     minutes=3,
     hidden=(
-        Hidden("distances", "moments and Fréchet distance of fresh sets", 20),
-        Hidden("neighbours", "radii, precision, accuracy and train share of fresh sets", 25),
-        Hidden("chance", "intervals and p-values of fresh scores", 15),
-        Hidden("baseline", "the baseline fitted to a fresh Gaussian", 10),
+        Hidden(
+            "distances", "moments and Fréchet distance of fresh sets", 20, ("moments", "frechet")
+        ),
+        Hidden(
+            "neighbours",
+            "radii, precision, accuracy and train share of fresh sets",
+            25,
+            ("radii", "precision", "two-sample", "train-share"),
+        ),
+        Hidden("chance", "intervals and p-values of fresh scores", 15, ("interval", "p-value")),
+        Hidden("baseline", "the baseline fitted to a fresh Gaussian", 10, ("fit", "draw")),
     ),
     questions={"Looking": 3, "Numbers": 9, "Copies": 6, "Chance": 7, "Reflection": 5},
     checks=(

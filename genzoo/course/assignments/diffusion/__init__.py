@@ -332,10 +332,20 @@ KIT = Kit(
     steps=4000,
     minutes=3,
     hidden=(
-        Hidden("noise", "the moments of x_t given x at fresh times", 15),
-        Hidden("parametrization", "targets and clean images belong together", 15),
-        Hidden("sampler", "the sampler with an exact denoiser of a fresh mixture", 25),
-        Hidden("guidance", "guidance at fresh weights", 15),
+        Hidden("noise", "the moments of x_t given x at fresh times", 15, ("schedule", "noise")),
+        Hidden(
+            "parametrization",
+            "targets and clean images belong together",
+            15,
+            ("target", "clean", "loss"),
+        ),
+        Hidden(
+            "sampler",
+            "the sampler with an exact denoiser of a fresh mixture",
+            25,
+            ("step", "sampling"),
+        ),
+        Hidden("guidance", "guidance at fresh weights", 15, ("guidance",)),
     ),
     questions={"Learning": 6, "Samples": 7, "Steps": 6, "Guidance": 6, "Reflection": 5},
     checks=(

@@ -255,10 +255,15 @@ KIT = Kit(
     steps=2500,
     minutes=2,
     hidden=(
-        Hidden("inverse", "the inverse undoes the transformation", 15),
-        Hidden("log-det", "the log-determinant agrees with finite differences", 20),
-        Hidden("density", "the density integrates to one, with its noise", 20),
-        Hidden("samples", "samples of a fresh distribution look like it", 15),
+        Hidden("inverse", "the inverse undoes the transformation", 15, ("transform", "inverse")),
+        Hidden("log-det", "the log-determinant agrees with finite differences", 20, ("log-det",)),
+        Hidden(
+            "density",
+            "the density integrates to one, with its noise",
+            20,
+            ("base", "change-of-variables", "loss", "draw"),
+        ),
+        Hidden("samples", "samples of a fresh distribution look like it", 15, (), whole=True),
     ),
     questions={"Learning": 10, "Samples": 10, "Density": 5, "Reflection": 5},
     checks=(

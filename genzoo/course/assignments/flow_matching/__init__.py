@@ -21,10 +21,20 @@ KIT = Kit(
     steps=5000,
     minutes=2,
     hidden=(
-        Hidden("paths", "the paths, their velocities and their times", 20),
-        Hidden("steps", "Euler's and Heun's steps, one and all of them", 20),
-        Hidden("density", "the change of log p on the way", 15),
-        Hidden("samples", "samples of a fresh distribution look like it", 15),
+        Hidden(
+            "paths",
+            "the paths, their velocities and their times",
+            20,
+            ("path", "target", "times", "errors"),
+        ),
+        Hidden(
+            "steps",
+            "Euler's and Heun's steps, one and all of them",
+            20,
+            ("euler", "heun", "integrate"),
+        ),
+        Hidden("density", "the change of log p on the way", 15, ("rates", "noise", "gaussian")),
+        Hidden("samples", "samples of a fresh distribution look like it", 15, (), whole=True),
     ),
     questions={"Learning": 5, "Paths": 5, "Steps": 10, "Density": 5, "Reflection": 5},
     checks=(

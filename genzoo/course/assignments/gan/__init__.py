@@ -311,10 +311,17 @@ KIT = Kit(
     steps=3000,
     minutes=2,
     hidden=(
-        Hidden("game", "both losses at fresh scores", 20),
-        Hidden("slopes", "slopes and penalty of a fresh critic", 20),
-        Hidden("turns", "each player learns in its own turn alone", 15),
-        Hidden("samples", "samples of a fresh distribution look like it", 15),
+        Hidden("game", "both losses at fresh scores", 20, ("critic-loss", "generator-loss")),
+        Hidden("slopes", "slopes and penalty of a fresh critic", 20, ("slopes", "penalty")),
+        Hidden(
+            "turns",
+            "each player learns in its own turn alone",
+            15,
+            ("groups", "critics-turn", "generators-turn"),
+        ),
+        Hidden(
+            "samples", "samples of a fresh distribution look like it", 15, ("draw",), whole=True
+        ),
     ),
     questions={"The game": 8, "Samples": 9, "The critic": 8, "Reflection": 5},
     checks=(

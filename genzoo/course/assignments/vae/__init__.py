@@ -261,10 +261,20 @@ KIT = Kit(
     steps=3000,
     minutes=2,
     hidden=(
-        Hidden("kl", "the divergence to the prior is that of fresh distributions", 15),
-        Hidden("likelihood", "the log-likelihood of fresh pixels", 15),
-        Hidden("bounds", "ELBO and importance bound of a linear model with a known likelihood", 25),
-        Hidden("samples", "samples of a fresh data set look like it", 15),
+        Hidden(
+            "kl",
+            "the divergence to the prior is that of fresh distributions",
+            15,
+            ("posterior-std", "kl"),
+        ),
+        Hidden("likelihood", "the log-likelihood of fresh pixels", 15, ("likelihood",)),
+        Hidden(
+            "bounds",
+            "ELBO and importance bound of a linear model with a known likelihood",
+            25,
+            ("reparametrized", "bound-parts", "weights", "importance-bound", "loss"),
+        ),
+        Hidden("samples", "samples of a fresh data set look like it", 15, ("draw",), whole=True),
     ),
     questions={
         "Learning": 8,
