@@ -105,7 +105,7 @@ def test_every_assignment_renders_in_every_variant(name: str) -> None:
 @pytest.mark.parametrize("name", ASSIGNMENTS)
 def test_every_assignment_proves_itself(name: str, tmp_path: Path) -> None:
     course.new(tmp_path / "a", name)
-    found = course.validate(tmp_path / "a", seeds=2, threads=(1, 2))
+    found = course.validate(tmp_path / "a", seeds=2, threads=(1, 2), points=False)
     assert [(e.what, e.detail) for e in found.failed] == []
 
 
@@ -114,8 +114,20 @@ def test_every_assignment_proves_itself(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ASSIGNMENTS)
 def test_every_variant_proves_itself(name: str, variant: int, tmp_path: Path) -> None:
     course.new(tmp_path / "a", name, variant=variant)
-    found = course.validate(tmp_path / "a", seeds=1, threads=(1,))
+    found = course.validate(tmp_path / "a", seeds=1, threads=(1,), points=False)
     assert [(e.what, e.detail) for e in found.failed] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_every_assignment_gives_its_points_to_whom_they_belong(name: str, tmp_path: Path) -> None:
+    """All for the solution, none for the starter and attacks; each mutant loses its own."""
+    course.new(tmp_path / "a", name)
+    found = course.validate(tmp_path / "a", seeds=1, threads=(1,), points=True)
+    assert [(e.what, e.detail) for e in found.failed] == []
+    told = " ".join(e.what for e in found.expectations)
+    assert "mutant" in told and "gets 0 points" in told and "not validated here" not in told
 
 
 @pytest.mark.slow

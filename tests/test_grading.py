@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,13 @@ from hypothesis import strategies as st
 
 from genzoo import course
 from genzoo.course.grading import protocol, sandbox
-from genzoo.course.grading.grade import grade, read_files, read_rubric
+from genzoo.course.grading.forms import gradescope, prairielearn
+from genzoo.course.grading.grade import grade
+from genzoo.course.grading.handin import read_files, students
 from genzoo.course.grading.protocol import Broken, decode, encode
+from genzoo.course.grading.rubric import Rubric, read_rubric
 from genzoo.course.grading.sandbox import Limits
+from genzoo.course.kit import ASSIGNMENTS, open_kit
 from genzoo.errors import InputError, MachineError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
@@ -172,8 +177,9 @@ def test_the_solution_gets_everything_and_the_starter_nothing(
     found = grade([good, tmp_path / "bob.zip"], quick, tmp_path / "out", seed=3)
     assert [(g.student, g.score) for g in found] == [("ada", 55.0), ("bob", 0.0)]
     table = (tmp_path / "out/grades.csv").read_text().splitlines()
-    assert table[0] == "student,inverse,log-det,density,automatic,manual,late"
-    assert table[1] == "ada,15.0,20.0,20.0,55.0,," and table[2].startswith("bob,0.0")
+    asked = "question-1,question-2,question-3,question-4"
+    assert table[0] == f"student,inverse,log-det,density,automatic,{asked},late,total"
+    assert table[1] == "ada,15.0,20.0,20.0,55.0,,,,,," and table[2].startswith("bob,0.0")
     told = json.loads((tmp_path / "out/ada/results.json").read_text())
     assert (told["score"], told["max_score"]) == (55.0, 55.0) and "sandbox" not in told
     before = (tmp_path / "out/ada/results.json").read_bytes()
@@ -198,11 +204,129 @@ def test_a_rubric_is_needed(tmp_path: Path, week: Path) -> None:
     with pytest.raises(InputError, match="no rubric.toml"):
         read_rubric(tmp_path)
     assert read_rubric(week / "instructor").points == 70
+    shutil.copytree(week / "instructor", tmp_path / "b")
+    (tmp_path / "b/hidden/inside.py").unlink()
+    with pytest.raises(InputError, match="nothing for the worker"):
+        read_rubric(tmp_path / "b")
 
 
-def test_the_grader_imports_no_torch() -> None:
-    code = "import sys, genzoo.course.grading.grade; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_the_grader_imports_no_torch(week: Path) -> None:
+    """Nor do the challenges of any assignment."""
+    code = """
+import sys
+from genzoo.course.grading import grade, rubric
+for path in sys.argv[1:]:
+    rubric.read_rubric(path)
+sys.exit('torch' in sys.modules)
+"""
+    bundle = str(week / "instructor")
+    assert subprocess.run([sys.executable, "-c", code, bundle], check=False).returncode == 0
+
+
+def without_trainings(bundle: Path) -> Rubric:
+    """The tests that take no seconds."""
+    rubric = read_rubric(bundle)
+    whole = {h.name for h in open_kit(rubric.assignment).hidden if h.name == "samples"}
+    return replace(rubric, tests=tuple(t for t in rubric.tests if t[0] not in whole))
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_every_solution_gets_everything_and_every_starter_nothing(
+    name: str, tmp_path: Path
+) -> None:
+    course.new(tmp_path / "a", name, variant=1)
+    rubric = without_trainings(tmp_path / "a/instructor")
+    both = [tmp_path / "a/instructor/solution", tmp_path / "a/student"]
+    good, bad = grade(both, rubric, tmp_path / "out", seed=11)
+    assert good.score == good.max_score == rubric.points, [t.output for t in good.tests]
+    assert bad.score == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", range(2, 8))
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_the_solution_of_every_variant_gets_everything(
+    name: str, variant: int, tmp_path: Path
+) -> None:
+    course.new(tmp_path / "a", name, variant=variant)
+    (found,) = grade(
+        [tmp_path / "a/instructor/solution"], tmp_path / "a/instructor", tmp_path / "out", seed=1
+    )
+    assert found.score == found.max_score, [t.output for t in found.tests]
+
+
+# -- a class --------------------------------------------------------------------------------
+
+
+def test_a_class_is_taken_up_again(week: Path, quick: Path, tmp_path: Path) -> None:
+    """The seed is kept, what is done is not done again, and what a person entered stays."""
+    people = [hand_in(week, tmp_path / name) for name in ("ada", "bob")]
+    out = tmp_path / "out"
+    grade(people, quick, out, jobs=2)
+    seed = json.loads((out / "class.json").read_text())["seed"]
+    lines = (out / "grades.csv").read_text().splitlines()
+    assert lines[1].startswith("ada,15.0,20.0,20.0,55.0,,,,")
+    lines[1] = "ada,15.0,20.0,20.0,55.0,10,8,5,4.5,2,"
+    (out / "grades.csv").write_text("\n".join(lines))
+    # A kill while bob was graded: his zero is there, and no audit says that it is finished.
+    audit = json.loads((out / "bob/audit.json").read_text())
+    (out / "bob/audit.json").write_text(json.dumps({**audit, "finished": False}))
+    before = {p: (out / p / "results.json").stat().st_mtime_ns for p in ("ada", "bob")}
+    (again,) = grade([people[1]], quick, out)
+    assert again.score == 55 and json.loads((out / "class.json").read_text())["seed"] == seed
+    assert (out / "ada/results.json").stat().st_mtime_ns == before["ada"]
+    assert (out / "bob/results.json").stat().st_mtime_ns != before["bob"]
+    lines = (out / "grades.csv").read_text().splitlines()
+    assert lines[1] == "ada,15.0,20.0,20.0,55.0,10,8,5,4.5,2,80.5", "nobody is lost"
+
+
+def test_another_threshold_is_another_grade(week: Path, quick: Path, tmp_path: Path) -> None:
+    good = hand_in(week, tmp_path / "ada")
+    bundle = tmp_path / "bundle"
+    shutil.copytree(quick, bundle)
+    grade([good], bundle, tmp_path / "out", seed=3)
+    path = bundle / "rubric.toml"
+    path.write_text(path.read_text().replace("points = 20", "points = 10"))
+    (found,) = grade([good], bundle, tmp_path / "out", seed=3)
+    assert (found.score, found.max_score) == (35, 35)
+
+
+def test_names_that_cannot_be_folders_are_told(tmp_path: Path) -> None:
+    for name in (".hidden", "a\x1b[2Jb", "x" * 200):
+        place = tmp_path / name
+        place.mkdir()
+        with pytest.raises(InputError, match="give its file a name"):
+            students([place])
+    for place in (tmp_path / "one/ada", tmp_path / "two/ada"):
+        place.mkdir(parents=True)
+    with pytest.raises(InputError, match="both of 'ada'"):
+        students([tmp_path / "one/ada", tmp_path / "two/ada"])
+
+
+def test_results_in_the_forms_of_other_systems(week: Path, quick: Path, tmp_path: Path) -> None:
+    good, path = hand_in(week, tmp_path / "ada"), tmp_path / "results" / "results.json"
+    (found,) = grade([good], quick, tmp_path / "out", form="gradescope", results=path, seed=1)
+    told = json.loads(path.read_text())
+    assert told == gradescope(found) and told["score"] == 55.0
+    assert [t["status"] for t in told["tests"]] == ["passed"] * 3
+    assert {t["output_format"] for t in told["tests"]} == {"text"}
+    told = prairielearn(found)
+    assert told["gradable"] and told["score"] == 1.0 and told["tests"][0]["max_points"] == 15
+    with pytest.raises(InputError, match="did you mean 'gradescope'"):
+        grade([good], quick, tmp_path / "out", form="gradscope", results=path)
+    with pytest.raises(InputError, match="one hand-in"):
+        grade([good], quick, tmp_path / "out", form="gradescope")
+
+
+def test_a_students_words_move_no_cursor(week: Path, quick: Path, tmp_path: Path) -> None:
+    solution = (week / "instructor/solution/submission/model.py").read_text()
+    text = "raise ValueError('\\x1b[2J\\r<script>alert(1)</script>\\u202e' + 'x' * 5000)"
+    evil = solution.replace("        return log_scale\n", f"        {text}\n")
+    assert evil != solution
+    (found,) = grade([hand_in(week, tmp_path / "eve", evil)], quick, tmp_path / "out", seed=1)
+    (output,) = (t.output for t in found.tests if t.name == "log-det")
+    assert "ValueError" in output and len(output) < 600
+    assert not {"\x1b", "\r", "\u202e"} & set(output)
 
 
 # -- attacks --------------------------------------------------------------------------------

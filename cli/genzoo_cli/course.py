@@ -178,7 +178,8 @@ def pack(folder: Path, out: Path | None) -> Answer:
 def validate(session: Session, folder: Path, seeds: int) -> Answer:
     """Show that the solution passes, the starter fails, and every mutant fails its own check.
 
-    The files of DIR/instructor are executed.
+    The same by points, where a sandbox works: all, none, and all but its own. The files of
+    DIR/instructor are executed.
     """
     from genzoo import course
 
@@ -212,8 +213,22 @@ def validate(session: Session, folder: Path, seeds: int) -> Answer:
     "--seed",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Of the challenges.  [default: a random one, which the audits tell]",
+    help="Of the challenges.  [default: that of --out, or a random one]",
 )
+@click.option(
+    "--jobs",
+    type=options.COUNT,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Hand-ins at a time; each takes a core and 300 MB.",
+)
+@click.option(
+    "--form",
+    metavar="NAME",
+    help="For one hand-in: also write --results in the form of gradescope or prairielearn.",
+)
+@click.option("--results", type=options.FILE, metavar="FILE", help="Where --form is written.")
 @click.option(
     "--unsafe-no-sandbox",
     "unsafe",
@@ -227,17 +242,23 @@ def grade(
     bundle: Path,
     out: Path,
     seed: int | None,
+    jobs: int,
+    form: str | None,
+    results: Path | None,
     unsafe: bool,
 ) -> Answer:
     """Grade folders and zips. Each runs in a sandbox that was probed before (Linux).
 
     Points are for right answers to inputs that are drawn at grading time. Questions of the report
-    are graded by a person: grades.csv has empty columns for that. The same files and seed are not
-    graded again.
+    are graded by a person: grades.csv has empty columns for that, and keeps what is entered there.
+    What is graded is not graded again: the same call goes on where it was stopped.
     """
     from genzoo.course.grading.grade import grade as run
 
-    found = run(submissions, bundle, out, seed=seed, sandbox=not unsafe, progress=session.progress)
+    found = run(
+        submissions, bundle, out, seed=seed, jobs=jobs, sandbox=not unsafe, form=form,
+        results=results, progress=session.progress,
+    )  # fmt: skip
     head = ["student", *(test.name for test in found[0].tests), "automatic points"]
     rows = [[g.student, *(f"{test.score:g}" for test in g.tests), f"{g.score:g}"] for g in found]
     payload = {"results": [g.to_dict() for g in found]}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from genzoo.course.grading.protocol import Broken
 from genzoo.course.grading.sandbox import Worker
@@ -60,7 +61,7 @@ class Session:
                 raise Broken(f"more than {MAX_QUESTIONS:,} questions")
             found, values = self.worker.ask({}, oracle(values))
         if "error" in found:
-            raise Refused(str(found["error"])[:300])
+            raise Refused(plain(str(found["error"]), 300))
         if "0" not in values:
             raise Broken("an answer without a value")
         return [values[str(i)] for i in range(len(values)) if str(i) in values]
@@ -86,6 +87,12 @@ class Session:
     def note(self, text: str) -> None:
         """Something for the instructor's eyes."""
         self.notes.append(text)
+
+
+def plain(text: str, length: int) -> str:
+    """A student's words without what moves a terminal's cursor or hides what stands before."""
+    kept = "".join(c if c == "\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return kept if len(kept) <= length else kept[: length - 1] + "…"
 
 
 MAX_QUESTIONS = 20_000
@@ -126,21 +133,66 @@ def slopes(
     return found
 
 
-def mixture_of(random: np.random.Generator, n: int) -> Callable[[int], np.ndarray]:
-    """Points of a mixture of round clouds that nobody has seen before, standardized.
+def mixture_of(random: np.random.Generator) -> Callable[[int], np.ndarray]:
+    """Points of four clouds that nobody has seen before, standardized.
 
     Returns:
         A function of a number of points, (N, 2).
     """
-    centers, spread = random.uniform(-1.6, 1.6, (n, 2)), random.uniform(0.15, 0.35, n)
+    angle, far = random.uniform(0, 2 * math.pi), random.uniform(1.0, 1.8, 4)
+    turned = angle + np.array([0.0, 0.5, 1.0, 1.5]) * math.pi + random.uniform(-0.3, 0.3, 4)
+    centers = far[:, None] * np.stack([np.cos(turned), np.sin(turned)], 1)
+    spread = random.uniform(0.1, 0.25, 4)
     mean, std = centers.mean(0), np.sqrt(centers.var(0) + (spread**2).mean())
 
     def points(count: int) -> np.ndarray:
-        chosen = random.integers(0, n, count)
+        chosen = random.integers(0, 4, count)
         moved = centers[chosen] + spread[chosen, None] * random.standard_normal((count, 2))
         return np.asarray((moved - mean) / std)
 
     return points
+
+
+def chamfer(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean distance of each row to the nearest of the other set, the mean of both directions."""
+    apart = cdist(a, b)
+    return float(apart.min(1).mean() + apart.min(0).mean()) / 2
+
+
+def gaussians_share(
+    drawn: np.ndarray,
+    train: np.ndarray,
+    fresh: np.ndarray,
+    distance: Callable[[np.ndarray, np.ndarray], float],
+    random: np.random.Generator,
+) -> float:
+    """How far samples are from fresh data: 0 as real data are, 1 as one fitted Gaussian is.
+
+    Args:
+        drawn: samples, (N, D).
+        train: what the model was trained on, at least N rows.
+        fresh: data of the same law, (N, D).
+        distance: of two sets of N rows.
+        random: of the Gaussian.
+
+    Returns:
+        Infinite if the samples have another shape or are not finite, or if they are copies: more
+        than `COPIES` of them lie nearer to the training data than to as many fresh ones.
+    """
+    if drawn.shape != fresh.shape or not np.isfinite(drawn).all():
+        return math.inf
+    near = slice(0, 1000)
+    to_train, to_fresh = (cdist(drawn[near], x[near]).min(1) for x in (train, fresh))
+    if (to_train < to_fresh).mean() > COPIES:
+        return math.inf
+    fitted = random.multivariate_normal(train.mean(0), np.cov(train, rowvar=False), len(fresh))
+    fitted = fitted.clip(train.min(0), train.max(0))
+    floor, gaussian = distance(train[: len(fresh)], fresh), distance(fitted, fresh)
+    return (distance(drawn, fresh) - floor) / (gaussian - floor)
+
+
+COPIES = 0.85
+"""Honest models have about one half; copies with a little noise nearly 1."""
 
 
 def turned_digits(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -161,12 +213,19 @@ def turned_digits(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(images[order])[:, None], renamed[order]
 
 
-def sliced_wasserstein(
-    a: np.ndarray, b: np.ndarray, random: np.random.Generator, directions: int = 100
-) -> float:
-    """Mean distance of the sorted projections of equally many points, (N, D) each."""
-    if a.shape != b.shape or not np.isfinite(a).all():
-        return math.inf
-    w = random.standard_normal((a.shape[1], directions))
-    w /= np.linalg.norm(w, axis=0)
+def sliced_wasserstein(a: np.ndarray, b: np.ndarray, directions: int = 60) -> float:
+    """Mean distance of the sorted projections of equally many points of the plane, (N, 2) each."""
+    angle = math.pi * np.arange(directions) / directions
+    w = np.stack([np.cos(angle), np.sin(angle)])
     return float(np.abs(np.sort(a @ w, axis=0) - np.sort(b @ w, axis=0)).mean())
+
+
+def trained_on_points(session: Session) -> float:
+    """A share of the points for samples of a model that the worker trains on a fresh mixture."""
+    law, points, n = session.thresholds["samples"], mixture_of(session.random), 4000
+    train = points(n)
+    asked = {"op": "train", "steps": law["steps"], "n": n, "seed": session.seed()}
+    (drawn,) = session.ask(asked, {"x": train})
+    found = gaussians_share(drawn, train, points(n), sliced_wasserstein, session.random)
+    session.note(f"{found:.3f} of a Gaussian's distance")
+    return between(found, law["none"], law["full"])

@@ -48,6 +48,8 @@ INSIDE = (
 INSIDE_DATA = ("__init__", "ranges", "dataset")
 NOBODY = 65534
 AROUND = "namespaces, Landlock, seccomp"
+PATIENCE = 1.0
+"""Seconds in which a worker may end by itself."""
 MAX_OUTPUT = 16_384
 """Bytes of what a submission prints that are kept."""
 
@@ -172,6 +174,7 @@ class Worker:
         self.backend, self.limits = backend, limits
         self.begun = time.monotonic()
         self.output = b""
+        self.used: dict[str, Any] = {}
         self._box = Path(tempfile.mkdtemp(prefix="genzoo-grade-"))
         os.chmod(self._box, 0o755)
         _fill(self._box, submission, adapter)
@@ -292,10 +295,7 @@ class Worker:
 
     def _why(self, what: str) -> str:
         """What happened, with how the process ended."""
-        code = self._process.poll()
-        if code is None and what.startswith("it ended"):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(1)
+        code = self._exit_code(1.0 if what.startswith("it ended") else 0.0)
         with contextlib.suppress(OSError):
             self._drain()
         if code is None or code == 0:
@@ -304,17 +304,47 @@ class Worker:
         return f"{what} ({ended})"
 
     def close(self) -> None:
-        """Kill the process group and remove the box; harmless if done already."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        for descriptor in (self._send, self._receive):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        """End it, with all that it started; harmless if done already.
+
+        It may end by itself for a moment, so that what it has used is known; then it is killed.
+        """
+        if not self.used:
+            os.close(self._send)  # no more requests
+            self.used = self._reaped()
+            os.close(self._receive)
+            if self._process.stdout is not None:
+                self._process.stdout.close()
         self._clean()
+
+    def _exit_code(self, patience: float) -> int | None:
+        """How it ended, if it does within some seconds; it stays to be waited for."""
+        until = time.monotonic() + patience
+        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while True:
+            found = os.waitid(os.P_PID, self._process.pid, options)
+            if found is not None:
+                by_signal = found.si_code != os.CLD_EXITED
+                return -found.si_status if by_signal else found.si_status
+            if time.monotonic() >= until:
+                return None
+            time.sleep(0.01)
+
+    def _reaped(self) -> dict[str, Any]:
+        """Wait a moment, kill the group, and say what was used and how it ended."""
+        code, pid = self._exit_code(PATIENCE), self._process.pid
+        # Before it is waited for: afterwards the number may be somebody else's.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+        _, status, usage = os.wait4(pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        return {
+            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+            "peak_megabytes": round(usage.ru_maxrss / 1024),
+            "ended": "killed by the grader" if code is None else "by itself",
+            "exit_code": self._process.returncode,
+        }
 
     def _clean(self) -> None:
         shutil.rmtree(self._box, ignore_errors=True)

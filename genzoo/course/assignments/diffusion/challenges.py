@@ -118,7 +118,8 @@ class Mixture:
         near = apart.argmin(1)
         if len(np.unique(near)) < 2:
             return np.full(2, np.inf)
-        return np.array([np.sqrt(apart[near == k, k].mean()) for k in (0, 1)]) / self.std
+        spread = [np.sqrt(apart[near == k, k].mean()) for k in (0, 1)]
+        return np.asarray(spread / self.std)
 
 
 @dataclass(frozen=True)

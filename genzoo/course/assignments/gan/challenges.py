@@ -6,11 +6,9 @@ import numpy as np
 
 from genzoo.course.grading.judge import (
     Session,
-    between,
     close,
-    mixture_of,
-    sliced_wasserstein,
     slopes,
+    trained_on_points,
 )
 
 LATENTS, GAMMA, WEIGHT = 8, 1.0, 0.1
@@ -130,12 +128,7 @@ def drawn(session: Session) -> bool:
 
 def trained(session: Session) -> float:
     """Trained on a mixture that nobody has seen before, its samples look like it."""
-    law, points = session.thresholds["samples"], mixture_of(session.random, 4)
-    asked = {"op": "train", "steps": law["steps"], "n": 1000, "seed": session.seed()}
-    (found,) = session.ask(asked, {"x": points(5000)})
-    distance = sliced_wasserstein(found, points(1000), session.random)
-    session.note(f"sliced Wasserstein distance {distance:.3f}")
-    return between(distance, law["none"], law["full"])
+    return trained_on_points(session)
 
 
 TESTS = {
