@@ -145,6 +145,8 @@ def test_no_check_is_a_matter_of_luck(name: str, tmp_path: Path) -> None:
 
 
 def test_the_folders_have_what_each_side_needs(written: Path) -> None:
+    hidden = ("challenges.py", "inside.py", "thresholds.toml")
+    assert all((written / "instructor" / "hidden" / name).is_file() for name in hidden)
     names = {p.relative_to(written).as_posix() for p in written.rglob("*") if p.is_file()}
     student = {
         "README.md", "assignment.toml", "submission/__init__.py", "submission/model.py",
@@ -341,6 +343,21 @@ def test_figures_go_into_the_report(student: Path) -> None:
     assert list((student / studio.WORK).iterdir()) == runs, "the same file is not trained again"
     assert (student / "report.md").read_text().count("| parameters |") == 1
     assert not any("figures" in what for what in course.pack(student).missing)
+
+
+def test_harder_data_have_a_section_of_their_own(student: Path) -> None:
+    fewer_steps(student, 20)
+    course.figures(student)
+    for steps in (10, 12):
+        numbers = course.figures(student, data="ring", steps=steps)
+        assert numbers["steps"] == steps
+    report = (student / "report.md").read_text()
+    assert report.count("## Harder: ring") == 1 and report.count("| steps | 12 |") == 1
+    assert "| steps | 20 |" in report and "](figures/ring-density.png)" in report
+    assert (student / "figures" / "ring-density.png").stat().st_size > 1000
+    assert "figures/ring-density.png" in course.pack(student).files
+    with pytest.raises(InputError, match="unknown data 'mnist'"):
+        course.figures(student, data="mnist")
 
 
 def test_figures_wait_for_the_blanks(written: Path) -> None:

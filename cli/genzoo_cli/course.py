@@ -123,16 +123,37 @@ def check(session: Session, folder: Path) -> Answer:
     "figures",
     cls=Command,
     short_help="Train your model and draw what the report asks for.",
-    examples=("genzoo course figures", "genzoo course figures week3/student --fresh"),
+    examples=(
+        "genzoo course figures",
+        "genzoo course figures week3/student --fresh",
+        "genzoo course figures --data mnist --data-root data --device cuda",
+    ),
 )
 @_folder
 @click.option("--fresh", is_flag=True, help="Train again, even if the file has not changed.")
+@click.option(
+    "--data", metavar="NAME", help="Harder data of this assignment, for a section of their own."
+)
+@click.option("--data-root", type=options.FILE, metavar="DIR", help="Where downloaded data lie.")
+@click.option("--steps", type=options.COUNT, metavar="N", help="Of training.")
+@click.option("--device", default="cpu", show_default=True, metavar="NAME", help="Of training.")
 @options.pass_session
-def figures(session: Session, folder: Path, fresh: bool) -> Answer:
+def figures(
+    session: Session,
+    folder: Path,
+    fresh: bool,
+    data: str | None,
+    data_root: Path | None,
+    steps: int | None,
+    device: str,
+) -> Answer:
     """Train submission/model.py, which is executed; write figures/ and the report's card."""
     from genzoo import course
 
-    numbers = course.figures(folder, fresh=fresh, progress=session.progress)
+    numbers = course.figures(
+        folder, fresh=fresh, data=data, data_root=data_root, steps=steps, device=device,
+        progress=session.progress,
+    )  # fmt: skip
     lines = [f"{name}: {value}" for name, value in numbers.items()]
     return Answer(numbers, "\n".join([*lines, "written to figures/ and report.md"]))
 

@@ -235,6 +235,7 @@ class Kit:
             the numbers of the report's card.
         drawn: what it draws.
         excused: reasons by name for parts of genzoo's contract that the model cannot keep.
+        harder: steps by name of other data for whoever wants more, many of them for a GPU.
         threads: of the training; for networks as small as these one is fastest on a busy machine.
     """
 
@@ -250,6 +251,7 @@ class Kit:
     figures: Callable[..., dict[str, Any]]
     drawn: Sequence[Figure]
     excused: Mapping[str, str] = field(default_factory=dict)
+    harder: Mapping[str, int] = field(default_factory=dict)
     threads: int = 1
 
     def all_checks(self) -> list[Check]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +22,7 @@ from genzoo.course.checking import limited_threads, load, read_model
 from genzoo.data import open_dataset
 from genzoo.data.dataset import Dataset
 from genzoo.data.ranges import to_model
-from genzoo.errors import InputError
+from genzoo.errors import InputError, unknown
 from genzoo.files import file_sha256, write_bytes, write_json
 from genzoo.model import GenerativeModel
 from genzoo.notebook import listener
@@ -47,7 +47,10 @@ class Studio:
         model: trained.
         data: that it was trained on.
         progress: told how far it is.
+        device: of trainings; what is drawn is worked out on the CPU.
+        prefix: of the pictures' names.
         numbers: for the report, by name.
+        drawn: names of the pictures.
     """
 
     assignment: Assignment
@@ -56,7 +59,10 @@ class Studio:
     model: GenerativeModel
     data: Dataset
     progress: Progress
+    device: str = "cpu"
+    prefix: str = ""
     numbers: dict[str, Any] = field(default_factory=dict)
+    drawn: list[str] = field(default_factory=list)
 
     @property
     def choices(self) -> Mapping[str, Any]:
@@ -135,8 +141,10 @@ class Studio:
         """Write ``figures/NAME.png``."""
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=120, metadata={"Software": None})
-        write_bytes(self.assignment.folder / "figures" / f"{name}.png", buffer.getvalue())
-        self.progress.note(f"figures/{name}.png")
+        file = f"figures/{self.prefix}{name}.png"
+        write_bytes(self.assignment.folder / file, buffer.getvalue())
+        self.drawn.append(file)
+        self.progress.note(file)
 
 
 def canvas(rows: int, columns: int, size: tuple[float, float]) -> tuple[Canvas, list[Any]]:
@@ -154,7 +162,14 @@ def _pixels(x: Tensor) -> np.ndarray:
 
 
 def figures(
-    folder: str | Path = ".", *, fresh: bool = False, progress: Progress | None = None
+    folder: str | Path = ".",
+    *,
+    fresh: bool = False,
+    data: str | None = None,
+    data_root: str | Path | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the student's model and put every plot and number into the report.
 
@@ -163,30 +178,48 @@ def figures(
     Args:
         folder: with ``assignment.toml``. The student's file is executed.
         fresh: whether to train again.
+        data: other data than the assignment's: one of the kit's ``harder``. Its pictures and
+            numbers get a section of their own at the end of the report.
+        data_root: where downloaded data lie or go.
+        steps: of training, in the place of the assignment's.
+        device: of the training.
         progress: told how far it is.
 
     Returns:
         The numbers, which are in ``figures/numbers.json`` and in the report's card, too.
 
     Raises:
-        InputError: no assignment, or blanks that are not filled in.
+        InputError: no assignment, no such data, or blanks that are not filled in.
     """
     assignment, progress = open_assignment(folder), listener(progress)
+    own = str(assignment.choices.get(assignment.kit.data, assignment.kit.data))
+    harder = None if data is None or data == own else data
+    if harder is not None and harder not in assignment.kit.harder:
+        raise unknown("data", harder, [own, *assignment.kit.harder])
     todo = open_blanks(read_model(assignment))
     if todo:
         listed = ", ".join(str(blank.number) for blank in todo)
         raise InputError(f"blanks {listed} are not filled in yet; see: genzoo course check")
+    usual = assignment.steps if harder is None else assignment.kit.harder[harder]
+    assignment = replace(assignment, steps=usual if steps is None else steps)
+    opened = open_dataset(harder or own, data_root)
     with limited_threads(assignment.threads):
-        numbers = assignment.kit.figures(_studio(assignment, fresh, progress))
-    write_json(assignment.folder / "figures" / "numbers.json", {"schema": 1, **numbers})
-    _into_report(assignment, numbers)
+        studio = _studio(assignment, opened, fresh, device, progress)
+        studio.prefix = f"{harder}-" if harder else ""
+        numbers = assignment.kit.figures(studio)
+    if harder:
+        _harder_into_report(assignment, harder, studio.drawn, numbers)
+    else:
+        write_json(assignment.folder / "figures" / "numbers.json", {"schema": 1, **numbers})
+        _into_report(assignment, numbers)
     return numbers
 
 
-def _studio(assignment: Assignment, fresh: bool, progress: Progress) -> Studio:
-    kit = assignment.kit
-    data = open_dataset(str(assignment.choices.get(kit.data, kit.data)))
-    place = assignment.folder / WORK / f"run-{file_sha256(assignment.model)[:12]}"
+def _studio(
+    assignment: Assignment, data: Dataset, fresh: bool, device: str, progress: Progress
+) -> Studio:
+    how = f"{data.name}-{assignment.steps}-{file_sha256(assignment.model)[:12]}"
+    place = assignment.folder / WORK / f"run-{how}"
     if fresh and place.exists():
         number = 2
         while place.with_name(f"{place.name}-{number}").exists():
@@ -194,32 +227,56 @@ def _studio(assignment: Assignment, fresh: bool, progress: Progress) -> Studio:
         place = place.with_name(f"{place.name}-{number}")
     run = train(
         f"{assignment.model}:Model", data, budget=f"{assignment.steps}steps", out=place,
-        resume=True, evaluate=False, samples=1000, threads=assignment.threads, device="cpu",
+        resume=True, evaluate=False, samples=1000, threads=assignment.threads, device=device,
         precision="fp32", progress=progress,
     )  # fmt: skip
     model = load_model(run, device=torch.device("cpu"), trust=True)
-    studio = Studio(assignment, load(assignment.model), run, model, data, progress)
+    studio = Studio(assignment, load(assignment.model), run, model, data, progress, device)
+    machine = run.config["machine"]
     studio.numbers |= {
         "parameters": run.status["parameters"],
         "steps": run.status["step"],
         "seconds": round(run.status["seconds"], 1),
         "items per second": round(run.status["images_per_second"]),
         "threads": assignment.threads,
-        "processor": run.config["machine"].get("processor") or "unknown",
+        "processor": machine.get("processor") or "unknown",
     }
     return studio
 
 
 def _into_report(assignment: Assignment, numbers: Mapping[str, Any]) -> None:
     """Put the numbers between the report's marks, if the student has kept them."""
-    path = assignment.folder / REPORT
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    rows = [f"| {_shown(name)} | {_shown(value)} |" for name, value in numbers.items()]
-    card = "\n".join(["| what | value |", "|---|---|", *rows])
+    text = _report(assignment)
     if not _CARD.search(text):
         text += "\n## Compute card\n\n<!-- card -->\n<!-- end of card -->\n"
-    filled = _CARD.sub(lambda found: f"{found[1]}{card}\n{found[2]}", text, count=1)
-    write_bytes(path, filled.encode())
+    filled = _CARD.sub(lambda found: f"{found[1]}{_card(numbers)}\n{found[2]}", text, count=1)
+    write_bytes(assignment.folder / REPORT, filled.encode())
+
+
+def _harder_into_report(
+    assignment: Assignment, data: str, drawn: Sequence[str], numbers: Mapping[str, Any]
+) -> None:
+    """Put pictures and numbers of other data into a section of their own."""
+    begin, end = f"<!-- {data} -->\n", f"<!-- end of {data} -->\n"
+    alts = {figure.name: figure.alt for figure in assignment.kit.drawn}
+    pictures = [f"![{alts.get(Path(f).stem[len(data) + 1 :], data)}]({f})" for f in drawn]
+    section = "\n".join([*pictures, "", _card(numbers), ""])
+    head, _, rest = _report(assignment).partition(begin)
+    if rest:
+        rest = rest.partition(end)[2]
+    else:
+        head = f"{head.rstrip()}\n\n## Harder: {data}\n\nTODO What is different here, and why?\n\n"
+    write_bytes(assignment.folder / REPORT, f"{head}{begin}{section}{end}{rest}".encode())
+
+
+def _report(assignment: Assignment) -> str:
+    path = assignment.folder / REPORT
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _card(numbers: Mapping[str, Any]) -> str:
+    rows = [f"| {_shown(name)} | {_shown(value)} |" for name, value in numbers.items()]
+    return "\n".join(["| what | value |", "|---|---|", *rows])
 
 
 def _shown(value: Any) -> str:

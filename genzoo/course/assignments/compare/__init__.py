@@ -187,6 +187,8 @@ ITEMS = 400
 def draw_figures(studio: Studio) -> dict[str, Any]:
     """Samples, scores and the precision-recall plane of several models and two controls."""
     module: Any = studio.module
+    shades = studio.data.spec.levels
+    assert shades is not None
     data = studio.data.train.data.double().flatten(1)
     known = data[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:ITEMS]]
     held_out = studio.data.test.data.double().flatten(1)
@@ -196,15 +198,17 @@ def draw_figures(studio: Studio) -> dict[str, Any]:
         found["baseline"].append(studio.model.sample(ITEMS, seed=seed).double().flatten(1))
         for name, steps in {**CONTENDERS, "copycat": 1}.items():
             studio.progress.update("models", seed / SEEDS, f"{name}, seed {seed}")
-            place = studio.assignment.folder / "work" / f"{name}-s{seed}"
+            place = studio.run.path.with_name(f"{studio.data.name}-{name}-s{seed}")
             run = train(
                 name, studio.data, budget=f"{steps}steps", seed=seed, out=place, resume=True,
-                evaluate=False, samples=ITEMS, threads=studio.assignment.threads, device="cpu",
+                evaluate=False, samples=ITEMS, threads=studio.assignment.threads,
+                device=studio.device,
                 precision="fp32", progress=studio.progress,
             )  # fmt: skip
             samples = run.samples()
             assert samples is not None and samples.images is not None
-            levels = torch.from_numpy(samples.images.astype(np.float64)).flatten(1) * 16 / 255
+            gray = torch.from_numpy(samples.images.astype(np.float64)).flatten(1)
+            levels = gray * (shades - 1) / 255
             found.setdefault(name, []).append(levels)
     studio.progress.update("models", 1.0)
     sets = {"real data": [other], **found}
@@ -247,9 +251,12 @@ def _judged(module: Any, real: Tensor, known: Tensor, fake: Tensor) -> dict[str,
 
 def _samples(studio: Studio, sets: dict[str, list[Tensor]]) -> None:
     figure, axes = canvas(len(sets), 1, (6, 0.85 * len(sets)))
+    levels = studio.data.spec.levels
+    assert levels is not None
     for place, (name, fakes) in zip(axes, sets.items(), strict=True):
-        row = fakes[0][:10].view(-1, 8, 8).permute(1, 0, 2).reshape(8, -1)
-        place.imshow(row.numpy(), cmap="gray", vmin=0, vmax=16)
+        height, width = studio.data.spec.shape[1:]
+        row = fakes[0][:10].view(-1, height, width).permute(1, 0, 2).reshape(height, -1)
+        place.imshow(row.numpy(), cmap="gray", vmin=0, vmax=levels - 1)
         place.set_ylabel(name, rotation=0, ha="right", va="center")
         place.set_xticks([])
         place.set_yticks([])
@@ -288,6 +295,7 @@ KIT = Kit(
     },
     steps=1,
     minutes=3,
+    harder={"mnist": 1, "fashion-mnist": 1},
     hidden=(
         Hidden(
             "distances", "moments and Fréchet distance of fresh sets", 20, ("moments", "frechet")

@@ -331,6 +331,7 @@ KIT = Kit(
     },
     steps=4000,
     minutes=3,
+    harder={"mnist": 20_000, "fashion-mnist": 20_000},
     hidden=(
         Hidden("noise", "the moments of x_t given x at fresh times", 15, ("schedule", "noise")),
         Hidden(

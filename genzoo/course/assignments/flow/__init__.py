@@ -254,6 +254,7 @@ KIT = Kit(
     },
     steps=2500,
     minutes=2,
+    harder={"ring": 6000, "grid": 10_000},
     hidden=(
         Hidden("inverse", "the inverse undoes the transformation", 15, ("transform", "inverse")),
         Hidden("log-det", "the log-determinant agrees with finite differences", 20, ("log-det",)),

@@ -20,6 +20,7 @@ KIT = Kit(
     },
     steps=5000,
     minutes=2,
+    harder={"checkerboard": 8000, "grid": 8000},
     hidden=(
         Hidden(
             "paths",

@@ -277,7 +277,8 @@ def _without_penalty(studio: Studio) -> Any:
         run = train(
             module.Model, studio.data, budget=f"{studio.assignment.steps}steps",
             out=studio.run.path.with_name(f"{studio.run.path.name}-without"), resume=True,
-            evaluate=False, samples=100, threads=studio.assignment.threads, device="cpu",
+            evaluate=False, samples=100, threads=studio.assignment.threads,
+            device=studio.device,
             precision="fp32", progress=studio.progress,
         )  # fmt: skip
         return load_model(run, device=torch.device("cpu"), model=module.Model)
@@ -310,6 +311,7 @@ KIT = Kit(
     },
     steps=3000,
     minutes=2,
+    harder={"checkerboard": 6000, "swiss-roll": 6000},
     hidden=(
         Hidden("game", "both losses at fresh scores", 20, ("critic-loss", "generator-loss")),
         Hidden("slopes", "slopes and penalty of a fresh critic", 20, ("slopes", "penalty")),

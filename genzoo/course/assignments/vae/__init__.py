@@ -260,6 +260,7 @@ KIT = Kit(
     },
     steps=3000,
     minutes=2,
+    harder={"mnist": 6000, "fashion-mnist": 6000},
     hidden=(
         Hidden(
             "kl",
