@@ -98,6 +98,33 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         os.close(place)
 
 
+# -- capabilities ---------------------------------------------------------------------------
+
+_READ_SEARCH = 1 << 2
+
+
+def become(uid: int) -> None:
+    """Another user, who may still read what Landlock lets him: an interpreter in a closed home."""
+    _libc().prctl(8, 1, 0, 0, 0)  # keep capabilities over the change
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+    _keep(_READ_SEARCH)
+
+
+def drop_capabilities() -> None:
+    """Whatever a root user could do beyond his files is gone."""
+    _keep(0)
+
+
+def _keep(which: int) -> None:
+    header = struct.pack("=Ii", 0x20080522, 0)
+    data = struct.pack("=6I", which, which, 0, 0, 0, 0)
+    if _libc().capset(header, data) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 # -- seccomp --------------------------------------------------------------------------------
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -118,7 +145,17 @@ _DENIED: Mapping[str, tuple[int, int]] = {
     "setresuid": (117, 147), "setgroups": (116, 159), "personality": (135, 92),
     "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
     "setrlimit": (160, 164), "sched_setaffinity": (203, 122), "setpriority": (141, 140),
-    "memfd_create": (319, 279),
+    "memfd_create": (319, 279), "memfd_secret": (447, 447), "syslog": (103, 116),
+    "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "move_pages": (279, 239),
+    "migrate_pages": (256, 238), "process_madvise": (440, 440), "process_mrelease": (448, 448),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30), "settimeofday": (164, 170), "clock_settime": (227, 112),
+    "adjtimex": (159, 171), "clock_adjtime": (305, 266), "sethostname": (170, 161),
+    "setdomainname": (171, 162), "iopl": (172, -1), "ioperm": (173, -1),
+    "delete_module": (176, 106), "kexec_file_load": (320, 294), "fanotify_init": (300, 262),
+    "swapoff": (168, 225), "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
+    "mount_setattr": (442, 442), "quotactl_fd": (443, 443), "vhangup": (153, 58),
+    "capset": (126, 91),
 }  # fmt: skip
 _SOCKET, _SOCKETPAIR, _CLONE, _CLONE3 = (41, 198), (53, 199), (56, 220), (435, 435)
 _KILL, _TKILL, _TGKILL, _PRLIMIT = (62, 129), (200, 130), (234, 131), (302, 261)

@@ -25,9 +25,9 @@ def main() -> None:
     box = Path(spec["box"])
     confine = _module("confine", Path(__file__).with_name("confine.py"))
     if spec["uid"] is not None:
-        os.setgroups([])
-        os.setgid(spec["uid"])
-        os.setuid(spec["uid"])
+        confine.become(spec["uid"])
+    elif spec["seccomp"]:
+        confine.drop_capabilities()
     confine.limit(spec["limits"])
     if spec["landlock"]:
         readable = [*spec["readable"], f"/proc/{os.getpid()}"]
