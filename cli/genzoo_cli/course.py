@@ -284,3 +284,32 @@ def grade(
     rows = [[g.student, *(f"{test.score:g}" for test in g.tests), f"{g.score:g}"] for g in found]
     payload = {"results": [g.to_dict() for g in found]}
     return Answer(payload, f"{table(head, rows)}\n\n{out / 'grades.csv'}")
+
+
+@command.command(
+    "bundle",
+    cls=Command,
+    short_help="The zip to upload to a system that grades.",
+    examples=(
+        "genzoo course bundle week3/instructor --lms gradescope",
+        "genzoo course bundle week3/instructor --lms prairielearn --out week3.zip",
+    ),
+)
+@click.argument("folder", type=options.FILE, metavar="DIR")
+@click.option(
+    "--lms",
+    required=True,
+    metavar="NAME",
+    help="gradescope or prairielearn; otter and nbgrader, which cannot be trusted as much.",
+)
+@click.option("--out", type=options.FILE, metavar="FILE", help="The zip.  [default: beside DIR]")
+def bundle(folder: Path, lms: str, out: Path | None) -> Answer:
+    """Pack what an instructor uploads: the grader, its hidden tests, and how to start them.
+
+    DIR is the instructor's folder. The solution is not in it. Gradescope and PrairieLearn start the
+    grader, which puts the hand-in into a sandbox; otter and nbgrader run where the hand-in has run.
+    """
+    from genzoo.course.grading.bundle import bundle as run
+
+    path = run(folder, lms, out)
+    return Answer({"zip": str(path)}, f"{path}: to upload to {lms}")
