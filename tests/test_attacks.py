@@ -18,15 +18,19 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from genzoo import course
 from genzoo.course.grading import sandbox
-from genzoo.course.grading.grade import Desk, _grade_one, grade
+from genzoo.course.grading.grade import Desk, _grade_one, _parts, grade
+from genzoo.course.grading.judge import Session
 from genzoo.course.grading.results import Grade
 from genzoo.course.grading.rubric import Rubric, read_rubric
 from genzoo.course.grading.sandbox import Limits
+from genzoo.course.kit import ASSIGNMENTS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
 QUICK = Limits(wall_seconds=60, cpu_seconds=30)
@@ -59,6 +63,15 @@ for fd in range(3, 64):
     except OSError:
         pass
 os._exit(0)
+""",
+    "answers with more than was asked for": FORGE
+    + """
+two = frame({"ok": True, "arrays": [["0", "float64", []], ["1", "uint8", [3]]]}, bytes(11))
+for fd in range(3, 64):
+    try:
+        os.write(fd, two * 50)
+    except OSError:
+        pass
 """,
     "forges a result": FORGE
     + """
@@ -470,6 +483,37 @@ def test_files_that_python_runs_by_itself_are_left_behind(rubric: Rubric, tmp_pa
     (found,) = grade([tmp_path / "eve.zip"], rubric, tmp_path / "out", seed=1)
     assert found.score == 20 and "OWNED" not in (tmp_path / "out/eve/audit.json").read_text()
     assert not list(tmp_path.parent.glob("up.py"))
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_no_form_of_an_answer_ends_the_class(name: str, tmp_path: Path) -> None:
+    """Numbers, empty arrays and too many of them where arrays of a shape are asked for."""
+    course.new(tmp_path / "week", name)
+    rubric = read_rubric(tmp_path / "week/instructor")
+
+    class Liar:
+        """Answers at once, with everything that a frame can carry."""
+
+        def __init__(self, values: dict[str, np.ndarray]) -> None:
+            self.values = values
+
+        def ask(self, header: object, arrays: object = None) -> tuple[dict[str, object], object]:
+            return {"ok": True}, self.values
+
+    answers: list[dict[str, np.ndarray]] = [
+        {"0": np.array(1.0)},
+        {"0": np.zeros(0)},
+        {"0": np.zeros((1, 2, 3)), "1": np.array(7)},
+        {"0": np.zeros(3, np.uint8), "1": np.zeros(3), "2": np.zeros(3), "x": np.zeros(3)},
+        {"0": np.full((800, 1, 8, 8), np.nan)},
+    ]
+    for values in answers:
+        worker: Any = Liar(values)
+        for test, _, _ in rubric.tests:
+            random = np.random.default_rng(1)
+            session = Session(worker, random, rubric.choices, rubric.thresholds)
+            found = list(_parts(rubric.challenges[test], session))
+            assert all(share == 0 for share, _ in found), (test, values, found)
 
 
 def test_the_next_student_is_unharmed(rubric: Rubric, tmp_path: Path) -> None:

@@ -203,6 +203,9 @@ def _parts(test: Test, session: Session) -> Iterator[tuple[float, str]]:
                 why = f"your code raised {error}"
             except Broken as error:
                 why = ended = f"your code gave no answer: {error}"
+            except Exception as error:  # an answer of another form must not end the class
+                why = "your code's answer has another form than was asked for"
+                session.note(f"{part.__name__}: {type(error).__name__}: {plain(str(error), 200)}")
         found = found if np.isfinite(found) else 0.0
         yield found, f"{why or _word(found)}: {what}"
 
