@@ -23,7 +23,7 @@ import torch
 from genzoo import __version__
 from genzoo.arguments import train_arguments
 from genzoo.data import Dataset, open_dataset
-from genzoo.errors import GenzooError, InputError, Interrupted
+from genzoo.errors import Diverged, GenzooError, InputError, Interrupted
 from genzoo.files import slug
 from genzoo.illustration import illustrate, is_illustrated
 from genzoo.model import GenerativeModel
@@ -151,7 +151,12 @@ def train(
         MachineError: disk or memory ran out.
     """
     least = {"seed": 0, "samples": 1, "devices": 1, "nodes": 1}
-    for name, value in {"seed": seed, "samples": samples, "devices": devices, "nodes": nodes}.items():
+    for name, value in {
+        "seed": seed,
+        "samples": samples,
+        "devices": devices,
+        "nodes": nodes,
+    }.items():
         if value < least[name]:
             raise InputError(f"--{name} {value}: must be at least {least[name]}")
     check_trackers(log)
@@ -209,7 +214,8 @@ def train(
             **_provenance(place),
         }
         if team is not None:
-            config |= {"devices": devices, "nodes": nodes}
+            each = built.recipe().batch_size // team.count
+            config |= {"devices": devices, "nodes": nodes, "batch_per_device": each}
         job = _Job(source, dataset, place, interruption, listener(progress), tuple(log), team)
         if follows:
             return job.follow(path, config)
@@ -224,10 +230,11 @@ def train(
                 "device": place.type,
                 "devices": devices,
                 "nodes": nodes,
-                "precision": acceleration.precision,
-                "compiled": acceleration.compiled,
-                "channels_last": acceleration.channels_last,
-                "settings": resolved,
+                "preset": preset,
+                "precision": precision,
+                "compiled": compiled,
+                "channels_last": channels_last,
+                "settings": settings or {},
                 "init": None if start is None else start.path,
                 "samples": samples,
                 "data_root": data_root,
@@ -292,8 +299,12 @@ class _Job:
         """Be another rank than the first: help to train and sample, and write nothing."""
         run: Run = Mirror(path, config, {})
         self.progress, self.log = Silent(), ()
-        with _recorded(run), self._joined(run) as ranks:
-            self._model(run, ranks, None)
+        try:
+            with _recorded(run), self._joined(run) as ranks:
+                self._model(run, ranks, None)
+        except (Diverged, Interrupted) as error:  # which ranks agree upon
+            error.told = True
+            raise
         return run
 
     @contextmanager
@@ -393,6 +404,8 @@ class _Job:
             "batch_size": min(BATCH_SIZE, n),
             **speed,
         }
+        if ranks.count > 1:
+            info["devices"] = ranks.count
         write_json(run.path / SAMPLES_INFO, info)
         run.update_status(state="sampled")
 
@@ -401,8 +414,8 @@ class _Job:
         if ranks.count == 1:
             return self._trained(run)
         model = self._trained(run) if ranks.is_first else self._built(run).to(self.device).eval()
-        state = ranks.from_first(model.state_dict() if ranks.is_first else {})
-        model.load_state_dict(state)
+        held = model.state_dict() if ranks.is_first else {}
+        model.load_state_dict(ranks.from_first({k: v.cpu() for k, v in held.items()}))
         return model
 
     def _built(self, run: Run) -> GenerativeModel:

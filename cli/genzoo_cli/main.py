@@ -118,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, message = explain(error)
         if session.debug:
             traceback.print_exception(error, file=sys.stderr)
-        write_error(session, error, code, message)
+        if not getattr(error, "told", False):
+            write_error(session, error, code, message)
         return code
 
 

@@ -13,6 +13,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from genzoo.errors import GenzooError, InputError, MachineError
 from genzoo.model import GenerativeModel
@@ -31,7 +33,7 @@ from genzoo.training.ranks import Ranks, Wishes
 
 try:
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 except ModuleNotFoundError as missing:
     raise InputError(
         f"more than one device needs {missing.name}: pip install 'genzoo[distributed]'"
@@ -39,8 +41,10 @@ except ModuleNotFoundError as missing:
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 300.0
-"""How long a rank waits for another one that is alive but silent."""
+PATIENCE_SECONDS = 1800.0
+"""How long a rank waits for one that is silent; one that has ended is noticed at once."""
+START_SECONDS = 300.0
+PARTING_SECONDS = 20.0
 _READY = "GENZOO_READY"  # a file descriptor on which a started process says that it is there
 
 
@@ -123,8 +127,8 @@ class Team:
         with _environment_kept(), _parted(started), _losses_told(self.rank):
             if self.starts_others:
                 self._start_others(arguments, started)
-            _say_ready()
-            self._fabric.launch()
+            with _starter_alive():
+                self._fabric.launch()
             talk = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_SECONDS))
             yield FabricRanks(self._strategy, talk, self.rank, self.count, self._local)
 
@@ -153,9 +157,7 @@ class Team:
 class FabricRanks(Ranks):
     """Ranks that have met."""
 
-    def __init__(
-        self, strategy: DDPStrategy, talk: Any, rank: int, count: int, local: int
-    ) -> None:
+    def __init__(self, strategy: DDPStrategy, talk: Any, rank: int, count: int, local: int) -> None:
         """`talk` is their group between CPUs; `local` the number on this machine."""
         self.rank, self.count, self.local = rank, count, local
         self._strategy, self._talk = strategy, talk
@@ -168,10 +170,11 @@ class FabricRanks(Ranks):
     @contextmanager
     def adding(self, entry: nn.Module, last: bool) -> Iterator[None]:
         """See `Ranks.adding`."""
-        if last:
+        # The model itself, which is asked what a step costs, averages nothing.
+        if last or not isinstance(entry, DistributedDataParallel):
             yield
         else:
-            with entry.no_sync():  # type: ignore[operator,unused-ignore]
+            with entry.no_sync():
                 yield
 
     def agree(self, seconds: float, wishes: Wishes) -> tuple[float, Wishes]:
@@ -236,7 +239,7 @@ def _start(arguments: Sequence[str], local: int, mouth: int) -> subprocess.Popen
     }
     return subprocess.Popen(
         [sys.executable, "-m", "genzoo_cli", *arguments],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # whose end tells of ours
         stdout=subprocess.DEVNULL,
         env=environment,
         pass_fds=(mouth,),
@@ -248,7 +251,7 @@ def _await_ready(pipes: Sequence[int]) -> None:
     waiting = list(pipes)
     try:
         while waiting:
-            heard, _, _ = select.select(waiting, [], [], PATIENCE_SECONDS)
+            heard, _, _ = select.select(waiting, [], [], START_SECONDS)
             if not heard or any(not os.read(pipe, 1) for pipe in heard):
                 raise MachineError(
                     "a process of this training could not begin; the line before says why"
@@ -259,10 +262,28 @@ def _await_ready(pipes: Sequence[int]) -> None:
             os.close(pipe)
 
 
-def _say_ready() -> None:
-    if (mouth := os.environ.pop(_READY, None)) is not None:
-        os.write(int(mouth), b"!")
-        os.close(int(mouth))
+@contextmanager
+def _starter_alive() -> Iterator[None]:
+    """Tell the process that started this one that it is there, and do not outlive it meanwhile.
+
+    While ranks look for each other, torch waits for minutes and hears nothing.
+    """
+    if (mouth := os.environ.pop(_READY, None)) is None:
+        yield
+        return
+    os.write(int(mouth), b"!")
+    os.close(int(mouth))
+    met = threading.Event()
+
+    def watch() -> None:
+        os.read(0, 1)  # not sys.stdin, whose lock would be held at the end of the process
+        if not met.is_set():
+            os.write(2, b"genzoo: error: the process that started this rank has ended\n")
+            os._exit(MachineError.exit_code)
+
+    threading.Thread(target=watch, daemon=True).start()
+    yield
+    met.set()
 
 
 @contextmanager
@@ -286,14 +307,13 @@ def _parted(started: list[subprocess.Popen[bytes]]) -> Iterator[None]:
             with suppress(RuntimeError):
                 dist.destroy_process_group()
         for process in started:
+            if process.stdin is not None:
+                process.stdin.close()
             try:
                 process.wait(PARTING_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-PARTING_SECONDS = 20.0
 
 
 @contextmanager

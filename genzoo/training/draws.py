@@ -102,7 +102,7 @@ class WholeDraws(TorchDispatchMode):
         if not (isinstance(value, Tensor) and value.shape == mine.shape):
             return value
         # Numbers are drawn in the order in which they lie in memory, which is kept.
-        order = sorted(range(value.ndim), key=lambda d: -value.stride(d))
+        order = sorted(range(value.ndim), key=lambda d: -value.stride()[d])
         size = self._whole(value.shape, rows)
         laid = value.new_ones([size[d] for d in order])
         whole = laid.permute([order.index(d) for d in range(value.ndim)])

@@ -256,7 +256,7 @@ class Trainer:
 
     def _rehearse(self, phase: str, state: TrainState) -> None:
         seed_global(derive_seed(self.seed, STEP, state.step), self.device)
-        self._descend(self.batches[0], phase, state, self.model)
+        self._descend(self.batches[0], phase, state)
 
     @contextmanager
     def _undone(self) -> Iterator[None]:
@@ -340,8 +340,14 @@ class Trainer:
             self._entries[group] = self.ranks.entry(self.model, whole)
         return self._entries[group]
 
-    def _descend(self, batch: Batch, phase: str, state: TrainState, entry: nn.Module) -> Loss:
-        """Add the gradients of a minibatch's mean loss; returns the loss."""
+    def _descend(
+        self, batch: Batch, phase: str, state: TrainState, entry: nn.Module | None = None
+    ) -> Loss:
+        """Add the gradients of a minibatch's mean loss; returns the loss.
+
+        They are this rank's own, unless `entry` averages them.
+        """
+        entry = entry or self.model
         if self.parts == 1:
             return self._backward(batch, phase, state, 1.0, entry)
         size = -(-len(batch.x) // self.parts)
