@@ -11,32 +11,45 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from genzoo.model import GenerativeModel
 from genzoo.types import Batch, Loss, TrainState
 
-_aten = torch.ops.aten
-_RANDOM = {
-    _aten.bernoulli,
-    _aten.bernoulli_,
-    _aten.cauchy_,
-    _aten.exponential_,
-    _aten.geometric_,
-    _aten.log_normal_,
-    _aten.multinomial,
-    _aten.native_dropout,
-    _aten.normal,
-    _aten.normal_,
-    _aten.poisson,
-    _aten.rand,
-    _aten.rand_like,
-    _aten.randint,
-    _aten.randint_like,
-    _aten.randn,
-    _aten.randn_like,
-    _aten.random_,
-    _aten.uniform_,
+_DRAWS = {
+    "bernoulli",
+    "bernoulli_",
+    "cauchy_",
+    "exponential_",
+    "geometric_",
+    "log_normal_",
+    "multinomial",
+    "native_dropout",
+    "normal",
+    "normal_",
+    "poisson",
+    "rand",
+    "rand_like",
+    "randint",
+    "randint_like",
+    "randn",
+    "randn_like",
+    "random_",
+    "uniform_",
+}
+# Functions of Python that draw by those.
+_DRAW_INSIDE = {
+    "alpha_dropout",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "feature_alpha_dropout",
+    "feature_dropout",
+    "gumbel_softmax",
+    "multi_head_attention_forward",
+    "scaled_dot_product_attention",
 }
 
 
@@ -55,7 +68,7 @@ class WholeMinibatch(nn.Module):
         return loss
 
 
-class WholeDraws(TorchDispatchMode):
+class WholeDraws(TorchFunctionMode):
     """Inside, a random tensor with a row for each item is cut out of that of all ranks.
 
     Its rows are along the first dimension that the number of items divides: images, tokens
@@ -67,6 +80,25 @@ class WholeDraws(TorchDispatchMode):
     def __init__(self, items: int, rank: int, count: int) -> None:
         """`items` on this rank, of `count` ranks."""
         super().__init__()  # type: ignore[no-untyped-call]
+        self._cut = _Cut(items, rank, count)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Do it; look closer at what may draw, which would cost too much for everything."""
+        name = getattr(func, "__name__", "")
+        if name in _DRAWS or name in _DRAW_INSIDE:
+            with self._cut:
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class _Cut(TorchDispatchMode):
+    """Does the drawing of `WholeDraws`, below autograd, where a dropout is a draw and a product."""
+
+    def __init__(self, items: int, rank: int, count: int) -> None:
+        """See `WholeDraws`."""
+        super().__init__()  # type: ignore[no-untyped-call]
         self._items, self._rank, self._count = items, rank, count
 
     def __torch_dispatch__(
@@ -74,7 +106,7 @@ class WholeDraws(TorchDispatchMode):
     ) -> Any:
         """Do it, for the whole minibatch where it is random."""
         kwargs = kwargs or {}
-        if func.overloadpacket not in _RANDOM or kwargs.get("generator") is not None:
+        if func.overloadpacket.__name__ not in _DRAWS or kwargs.get("generator") is not None:
             return func(*args, **kwargs)
         for place, argument in enumerate(args):
             if isinstance(argument, list | Tensor):
@@ -90,23 +122,26 @@ class WholeDraws(TorchDispatchMode):
 
     def _like(self, func: Any, mine: Tensor, rows: int, args: tuple[Any, ...], kwargs: Any) -> Any:
         """`func` of tensors like `mine`, as of all ranks."""
-        out = func(*(self._spread(a, mine, rows) for a in args), **kwargs)
+        blind = func.overloadpacket.__name__.endswith(("_", "_like"))  # to what was there before
+        out = func(*(self._spread(a, mine, rows, blind and a is mine) for a in args), **kwargs)
         if func._schema.is_mutable:
             return mine.copy_(self._own(out, rows))
         if isinstance(out, tuple):
             return tuple(self._own(o, rows).clone() for o in out)
         return self._own(out, rows).clone()
 
-    def _spread(self, value: Any, mine: Tensor, rows: int) -> Any:
+    def _spread(self, value: Any, mine: Tensor, rows: int, blank: bool) -> Any:
         """Rows of all ranks, of which the others' hold what is a valid probability too."""
         if not (isinstance(value, Tensor) and value.shape == mine.shape):
             return value
         # Numbers are drawn in the order in which they lie in memory, which is kept.
         order = sorted(range(value.ndim), key=lambda d: -value.stride()[d])
         size = self._whole(value.shape, rows)
-        laid = value.new_ones([size[d] for d in order])
-        whole = laid.permute([order.index(d) for d in range(value.ndim)])
-        self._own(whole, rows).copy_(value)
+        laid = [size[d] for d in order]
+        whole = (value.new_empty if blank else value.new_ones)(laid)
+        whole = whole.permute([order.index(d) for d in range(value.ndim)])
+        if not blank:
+            self._own(whole, rows).copy_(value)
         return whole
 
     def _rows(self, shape: Any) -> int | None:
