@@ -70,6 +70,11 @@ class Team:
         Raises:
             InputError: there are not so many devices, or the environment says otherwise.
         """
+        if hasattr(sys, "ps1"):  # where Fabric refuses processes, in many words
+            raise InputError(
+                f"--devices {devices} --nodes {nodes}: an interactive session cannot train on "
+                "several devices; use the command line or a script"
+            )
         self.devices, self.nodes, self.count = devices, nodes, devices * nodes
         kind = _kind(device, devices)
         self._strategy = DDPStrategy(
@@ -302,6 +307,12 @@ def _parted(started: list[subprocess.Popen[bytes]]) -> Iterator[None]:
     """Leave no group and no process behind."""
     try:
         yield
+    except BaseException:
+        # A GPU may be waiting for a rank that is no more, and then nothing else would end it.
+        if dist.is_initialized() and dist.get_backend() == "nccl":
+            with suppress(Exception):
+                dist.distributed_c10d._abort_process_group()
+        raise
     finally:
         if dist.is_initialized():
             with suppress(RuntimeError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -79,7 +78,7 @@ class WholeDraws(TorchFunctionMode):
 
     def __init__(self, items: int, rank: int, count: int) -> None:
         """`items` on this rank, of `count` ranks."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._cut = _Cut(items, rank, count)
 
     def __torch_function__(
