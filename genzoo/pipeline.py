@@ -150,15 +150,10 @@ def train(
         Diverged: training produced numbers that are not finite.
         MachineError: disk or memory ran out.
     """
-    least = {"seed": 0, "samples": 1, "devices": 1, "nodes": 1}
-    for name, value in {
-        "seed": seed,
-        "samples": samples,
-        "devices": devices,
-        "nodes": nodes,
-    }.items():
-        if value < least[name]:
-            raise InputError(f"--{name} {value}: must be at least {least[name]}")
+    counts = (("samples", samples, 1), ("devices", devices, 1), ("nodes", nodes, 1))
+    for name, value, least in (("seed", seed, 0), *counts):
+        if value < least:
+            raise InputError(f"--{name} {value}: must be at least {least}")
     check_trackers(log)
     source, parsed = find_model(model), Budget.parse(budget)
     team = _team(model, data, devices, nodes, device)
@@ -217,31 +212,27 @@ def train(
             each = built.recipe().batch_size // team.count
             config |= {"devices": devices, "nodes": nodes, "batch_per_device": each}
         job = _Job(source, dataset, place, interruption, listener(progress), tuple(log), team)
+        options = {
+            "budget": parsed,
+            "seed": seed,
+            "conditional": conditional,
+            "device": place.type,
+            "devices": devices,
+            "nodes": nodes,
+            "preset": preset,
+            "precision": precision,
+            "compiled": compiled,
+            "channels_last": channels_last,
+            "settings": settings or {},
+            "init": None if start is None else start.path,
+            "samples": samples,
+            "data_root": data_root,
+            "size": size,
+            "threads": count,
+        }
+        job.repeated = train_arguments(source.name, dataset.name, path, options)
         if follows:
             return job.follow(path, config)
-        job.repeated = train_arguments(
-            source.name,
-            dataset.name,
-            path,
-            {
-                "budget": parsed,
-                "seed": seed,
-                "conditional": conditional,
-                "device": place.type,
-                "devices": devices,
-                "nodes": nodes,
-                "preset": preset,
-                "precision": precision,
-                "compiled": compiled,
-                "channels_last": channels_last,
-                "settings": settings or {},
-                "init": None if start is None else start.path,
-                "samples": samples,
-                "data_root": data_root,
-                "size": size,
-                "threads": count,
-            },
-        )
         return job.carry_out(path, config, resume, evaluate)
 
 
@@ -276,7 +267,7 @@ class _Job:
     progress: Progress
     log: tuple[str, ...]
     team: Team | None = None
-    repeated: tuple[str, ...] | list[str] = ()
+    repeated: Sequence[str] = ()  # words that start another process of it
 
     def carry_out(self, path: Path, config: dict[str, Any], resume: bool, evaluate: bool) -> Run:
         """Do the stages that are not done yet."""
@@ -297,7 +288,7 @@ class _Job:
 
     def follow(self, path: Path, config: dict[str, Any]) -> Run:
         """Be another rank than the first: help to train and sample, and write nothing."""
-        run: Run = Mirror(path, config, {})
+        run: Run = Mirror(path, config, {"model_sha256": None})
         self.progress, self.log = Silent(), ()
         try:
             with _recorded(run), self._joined(run) as ranks:
@@ -311,7 +302,7 @@ class _Job:
     def _joined(self, run: Run) -> Iterator[Ranks]:
         """The processes that train and sample; this one where there is nothing left for others."""
         team = self.team
-        if team is None or (team.starts_others and not isinstance(run, Mirror) and run.trained):
+        if team is None or (team.starts_all and run.trained):
             yield ALONE
             return
         with team.joined(self.repeated) as ranks:

@@ -110,9 +110,9 @@ class Team:
         self.device = torch.device("cpu" if kind == "cpu" else f"cuda:{self._local}")
 
     @property
-    def starts_others(self) -> bool:
-        """Whether this process starts those of the other devices of its machine."""
-        return not self._external
+    def starts_all(self) -> bool:
+        """Whether nobody but this process starts others, and it need not."""
+        return not self._external and self.nodes == 1
 
     def threads(self, asked: int | None) -> int:
         """CPU threads of each process: an equal share of the machine's, unless told."""
@@ -130,7 +130,7 @@ class Team:
         """
         started: list[subprocess.Popen[bytes]] = []
         with _environment_kept(), _parted(started), _losses_told(self.rank):
-            if self.starts_others:
+            if not self._external:
                 self._start_others(arguments, started)
             with _starter_alive():
                 self._fabric.launch()
