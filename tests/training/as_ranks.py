@@ -32,7 +32,6 @@ from genzoo.sampling import draw
 from genzoo.training import find_model
 from genzoo.training import fit as fitting
 from genzoo.training.device import seed_global
-from genzoo.training.distributed import Team
 from genzoo.training.fit import fit
 from genzoo.training.interruption import Interruption
 from genzoo.training.loop import INITIALIZE, Trainer
@@ -281,6 +280,8 @@ def lost(ranks: Ranks) -> None:
 
 
 def main() -> None:
+    from genzoo.training.distributed import Team  # which needs an extra
+
     what, out, *rest = sys.argv[1:]
     torch.set_num_threads(1)
     fitting.SHOW_SECONDS = 0.0
