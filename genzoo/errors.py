@@ -12,9 +12,15 @@ from collections.abc import Iterable
 
 
 class GenzooError(Exception):
-    """Base of all errors that are reported as one line without a traceback."""
+    """Base of all errors that are reported as one line without a traceback.
+
+    Attributes:
+        exit_code: of the command line.
+        told: whether another process of the same training reports it, for all of them.
+    """
 
     exit_code = 2
+    told = False
 
 
 class InputError(GenzooError, ValueError):

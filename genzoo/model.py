@@ -55,7 +55,11 @@ class GenerativeModel(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch, phase: str, state: TrainState) -> Loss:
-        """The loss of one phase on one batch; randomness comes from torch's global generator."""
+        """The loss of one phase on one batch: a mean over its items.
+
+        Randomness comes from torch's global generator. What is no mean over items (batch norm, a
+        comparison of items) sees a share of the batch where several devices train together.
+        """
 
     def forward(self, batch: Batch, phase: str, state: TrainState) -> Loss:
         """The loss, so that hooks of data-parallel wrappers fire."""

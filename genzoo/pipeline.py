@@ -12,29 +12,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from genzoo import __version__
+from genzoo.arguments import train_arguments
 from genzoo.data import Dataset, open_dataset
-from genzoo.errors import GenzooError, InputError, Interrupted
+from genzoo.errors import Diverged, GenzooError, InputError, Interrupted
 from genzoo.files import slug
 from genzoo.illustration import illustrate, is_illustrated
 from genzoo.model import GenerativeModel
 from genzoo.noise import derive_seed
 from genzoo.notebook import listener
-from genzoo.progress import Progress
+from genzoo.progress import Progress, Silent
 from genzoo.runs import (
     SAMPLES,
     SAMPLES_INFO,
     SAMPLES_PICTURE,
     SCHEMA,
     SCORES,
+    Mirror,
     Run,
     create_run,
     is_run,
@@ -58,8 +60,12 @@ from genzoo.training.fit import fit
 from genzoo.training.interruption import Interruption
 from genzoo.training.loading import ModelSource
 from genzoo.training.loggers import Loggers, check_trackers, logging_to
-from genzoo.training.loop import DRAW, INITIALIZE, Trainer
+from genzoo.training.loop import DRAW, INITIALIZE, Trainer, check_recipe
+from genzoo.training.ranks import ALONE, Ranks
 from genzoo.types import Budget, SampleOptions
+
+if TYPE_CHECKING:
+    from genzoo.training.distributed import Team
 
 BATCH_SIZE = 256  # of sampling
 # What must agree for a run to go on, and what it is called on the command line.
@@ -74,6 +80,8 @@ _AGREE = {
     "samples": "--samples",
     "acceleration": "the computation's",
 }
+# What may differ when a run goes on, at the price of the last digits.
+_MAY_DIFFER = ("threads", "devices", "nodes")
 
 
 def train(
@@ -85,6 +93,8 @@ def train(
     out: str | Path | None = None,
     conditional: bool | None = None,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
     preset: str = "auto",
     precision: str = "auto",
     compiled: bool | None = None,
@@ -110,6 +120,9 @@ def train(
         out: the run folder; ``runs/<model>-<data>-s<seed>`` where absent.
         conditional: whether the model is shown labels; where absent, if the data have some.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        devices: how many to train on together, on each machine; a process each. Each minibatch is
+            shared out among them, so that it stays the size that the model's settings say.
+        nodes: how many machines; `torchrun`, SLURM, or the same call on each start the processes.
         preset: size of the model, ``tiny``, ``small`` or ``base``; ``auto`` goes by the data's.
         precision: of training: ``fp32``, ``tf32`` or ``bf16``; ``auto`` goes by the device.
         compiled: whether to compile the networks; where absent, by device and budget.
@@ -127,22 +140,30 @@ def train(
         log: ``tensorboard``, ``wandb``: trackers beside `history.jsonl`.
         progress: told how far it is.
 
+    Returns:
+        The run. With several devices, all but the first process return a mirror of it as soon as
+        they are not needed any more: before it is evaluated.
+
     Raises:
         InputError: the call is wrong, or `out` is not empty and `resume` was not asked for.
         Interrupted: by Ctrl-C or SIGTERM; what was done is saved and can be resumed.
         Diverged: training produced numbers that are not finite.
         MachineError: disk or memory ran out.
     """
-    for name, value, least in (("seed", seed, 0), ("samples", samples, 1)):
+    counts = (("samples", samples, 1), ("devices", devices, 1), ("nodes", nodes, 1))
+    for name, value, least in (("seed", seed, 0), *counts):
         if value < least:
             raise InputError(f"--{name} {value}: must be at least {least}")
     check_trackers(log)
-    source, parsed, place = find_model(model), Budget.parse(budget), resolve_device(device)
+    source, parsed = find_model(model), Budget.parse(budget)
+    team = _team(model, data, devices, nodes, device)
+    place = resolve_device(device) if team is None else team.device
+    follows = team is not None and team.rank > 0
     start = None if init is None else open_run(init)
     implied = {} if start is None else source.cls.with_init
     name = data if isinstance(data, str) else data.name
     path = Path(out) if out is not None else Path("runs") / f"{source.short}-{slug(name)}-s{seed}"
-    if not (resume or is_unused(path)):
+    if not (resume or follows or is_unused(path)):
         what = "holds a run" if is_run(path) else "is not empty"
         raise InputError(f"'{path}' {what}; go on with --resume or choose another --out")
     dataset = open_dataset(data, data_root, size=size) if isinstance(data, str) else data
@@ -155,12 +176,20 @@ def train(
         channels_last=channels_last,
     )
     resolved = source.settings({**implied, **(settings or {})}, dataset.spec, preset)
-    if start is not None:  # whose weights must fit, before a folder is made
+    if start is not None or team is not None:  # what must fit, before a folder is made
         shown = _conditional(conditional, dataset)
         spec = dataset.spec if shown else dataset.spec.unconditional()
         with isolated_rng(place):
-            start_from(source.build(spec, resolved), start)
-    with Interruption() as interruption, limited_threads(threads) as count, lock(path):
+            built = source.build(spec, resolved)
+            check_recipe(built.recipe(), built, devices * nodes)
+            if start is not None:
+                start_from(built, start)
+    share = threads if team is None else team.threads(threads)
+    with (
+        Interruption() as interruption,
+        limited_threads(share) as count,
+        nullcontext() if follows else lock(path),
+    ):
         config = {
             "genzoo": __version__,
             "model": source.name,
@@ -179,8 +208,52 @@ def train(
             "samples": samples,
             **_provenance(place),
         }
-        job = _Job(source, dataset, place, interruption, listener(progress), tuple(log))
+        if team is not None:
+            each = built.recipe().batch_size // team.count
+            config |= {"devices": devices, "nodes": nodes, "batch_per_device": each}
+        job = _Job(source, dataset, place, interruption, listener(progress), tuple(log), team)
+        options = {
+            "budget": parsed,
+            "seed": seed,
+            "conditional": conditional,
+            "device": place.type,
+            "devices": devices,
+            "nodes": nodes,
+            "preset": preset,
+            "precision": precision,
+            "compiled": compiled,
+            "channels_last": channels_last,
+            "settings": settings or {},
+            "init": None if start is None else start.path,
+            "samples": samples,
+            "data_root": data_root,
+            "size": size,
+            "threads": count,
+        }
+        job.repeated = train_arguments(source.name, dataset.name, path, options)
+        if follows:
+            return job.follow(path, config)
         return job.carry_out(path, config, resume, evaluate)
+
+
+def _team(
+    model: str | type[GenerativeModel],
+    data: str | Dataset,
+    devices: int,
+    nodes: int,
+    device: str,
+) -> Team | None:
+    """The processes of a training on several devices; ``None`` of one."""
+    if devices * nodes == 1:
+        return None
+    if not isinstance(model, str) or not isinstance(data, str):
+        raise InputError(
+            "devices > 1 needs a model by its name or FILE.py:Class, and the name of a dataset, "
+            "which each process opens"
+        )
+    from genzoo.training.distributed import Team  # which takes seconds to import
+
+    return Team(devices, nodes, device)
 
 
 @dataclass
@@ -193,16 +266,16 @@ class _Job:
     interruption: Interruption
     progress: Progress
     log: tuple[str, ...]
+    team: Team | None = None
+    repeated: Sequence[str] = ()  # words that start another process of it
 
     def carry_out(self, path: Path, config: dict[str, Any], resume: bool, evaluate: bool) -> Run:
         """Do the stages that are not done yet."""
         run = self._open(path, config, resume)
         self.progress = _Logged(self.progress, run)
         with _recorded(run), logging_to(self.log, run, self.progress) as loggers:
-            if not run.trained:
-                self._train(run, loggers)
-            if run.samples_info() is None:
-                self._sample(run)
+            with self._joined(run) as ranks:
+                self._model(run, ranks, loggers)
             if not (run.finished or is_illustrated(run.path)):
                 seed = derive_seed(run.config["seed"], DRAW)
                 illustrate(run, self._trained(run), self.dataset, seed, self.progress)
@@ -212,6 +285,39 @@ class _Job:
                 run.update_status(state="finished", reason=None)
                 self._introduce(run)
         return run
+
+    def follow(self, path: Path, config: dict[str, Any]) -> Run:
+        """Be another rank than the first: help to train and sample, and write nothing."""
+        run: Run = Mirror(path, config, {"model_sha256": None})
+        self.progress, self.log = Silent(), ()
+        try:
+            with _recorded(run), self._joined(run) as ranks:
+                self._model(run, ranks, None)
+        except (Diverged, Interrupted) as error:  # which ranks agree upon
+            error.told = True
+            raise
+        return run
+
+    @contextmanager
+    def _joined(self, run: Run) -> Iterator[Ranks]:
+        """The processes that train and sample; this one where there is nothing left for others."""
+        team = self.team
+        if team is None or (team.starts_all and run.trained):
+            yield ALONE
+            return
+        with team.joined(self.repeated) as ranks:
+            yield ranks
+
+    def _model(self, run: Run, ranks: Ranks, loggers: Loggers | None) -> None:
+        """Train and sample, each if it is not done yet."""
+        own = run.config
+        run.config, run.status = ranks.from_first((run.config, run.status))
+        if not ranks.is_first:
+            _check_agreement(run, own)
+        if not run.trained:
+            self._train(run, loggers, ranks)
+        if ranks.from_first(ranks.is_first and run.samples_info() is None):
+            self._sample(run, ranks)
 
     def _open(self, path: Path, config: dict[str, Any], resume: bool) -> Run:
         """The run to go on with, or a new one."""
@@ -227,20 +333,21 @@ class _Job:
         _check_agreement(run, config)
         if run.finished:
             self.progress.note(f"run '{path}' is finished")
-        elif run.config["threads"] != config["threads"]:
-            self.progress.note(
-                f"going on with {config['threads']} threads instead of {run.config['threads']}: "
-                "results may differ in the last digits"
-            )
+        else:
+            for name in _MAY_DIFFER:
+                was, now = run.config.get(name, 1), config.get(name, 1)
+                if was != now:
+                    self.progress.note(
+                        f"going on with {now} {name} instead of {was}: "
+                        "results may differ in the last digits"
+                    )
         return run
 
-    def _train(self, run: Run, loggers: Loggers) -> None:
+    def _train(self, run: Run, loggers: Loggers | None, ranks: Ranks) -> None:
         config, seed = run.config, run.config["seed"]
         run.update_status(state="training", reason=None)
-        spec = self.dataset.spec if config["conditional"] else self.dataset.spec.unconditional()
         with isolated_rng(self.device), memory_errors("training"):
-            seed_global(derive_seed(seed, INITIALIZE), self.device)
-            model = self.source.build(spec, config["settings"])
+            model = self._built(run)
             if config.get("init"):
                 start_from(model, open_run(config["init"]["run"]))
             model = model.to(self.device)
@@ -252,18 +359,27 @@ class _Job:
                 budget,
                 seed,
                 acceleration=Acceleration(**config.get("acceleration", {})),
+                ranks=ranks,
             )
             fit(trainer, run, self.progress, self.interruption, loggers)
 
-    def _sample(self, run: Run) -> None:
-        model = self._trained(run)
+    def _sample(self, run: Run, ranks: Ranks) -> None:
+        model = self._shared(run, ranks)
         n, seed = run.config["samples"], derive_seed(run.config["seed"], DRAW)
         options = SampleOptions()
         with isolated_rng(self.device), memory_errors("sampling"):
-            speed = sampling_speed(model, options)
+            speed = sampling_speed(model, options) if ranks.is_first else {}
         drawn = draw(
-            model, n, seed=seed, batch_size=BATCH_SIZE, options=options, progress=self.progress
+            model,
+            n,
+            seed=seed,
+            batch_size=BATCH_SIZE,
+            options=options,
+            progress=self.progress,
+            ranks=ranks,
         )
+        if not ranks.is_first:
+            return
         samples = drawn.as_samples(run.spec)
         samples.write_npz(run.path / SAMPLES)
         samples.write_grid_png(run.path / SAMPLES_PICTURE)
@@ -279,8 +395,27 @@ class _Job:
             "batch_size": min(BATCH_SIZE, n),
             **speed,
         }
+        if ranks.count > 1:
+            info["devices"] = ranks.count
         write_json(run.path / SAMPLES_INFO, info)
         run.update_status(state="sampled")
+
+    def _shared(self, run: Run, ranks: Ranks) -> GenerativeModel:
+        """The trained model, on every rank; its file is where the first rank is."""
+        if ranks.count == 1:
+            return self._trained(run)
+        model = self._trained(run) if ranks.is_first else self._built(run).to(self.device).eval()
+        held = model.state_dict() if ranks.is_first else {}
+        model.load_state_dict(ranks.from_first({k: v.cpu() for k, v in held.items()}))
+        return model
+
+    def _built(self, run: Run) -> GenerativeModel:
+        """The model of a run as it is before any training."""
+        shown = run.config["conditional"]
+        spec = self.dataset.spec if shown else self.dataset.spec.unconditional()
+        with isolated_rng(self.device):
+            seed_global(derive_seed(run.config["seed"], INITIALIZE), self.device)
+            return self.source.build(spec, run.config["settings"])
 
     def _trained(self, run: Run) -> GenerativeModel:
         own = self.source.cls if ":" in self.source.name else None

@@ -48,6 +48,7 @@ SWEEPS = "sweeps.json"
 LOG = "log.txt"
 
 __all__ = [
+    "Mirror",
     "Run",
     "atomic_path",
     "create_run",
@@ -245,6 +246,27 @@ class Run:
         path = self.path / LOG
         with disk_errors(path), open(path, "a", encoding="utf-8") as file:
             file.write(line.rstrip("\n") + "\n")
+
+
+class Mirror(Run):
+    """A run that another process writes: what is said of it here is remembered, not written."""
+
+    def history(self) -> list[dict[str, Any]]:
+        """Nothing; see the writer's."""
+        return []
+
+    def update_status(self, **changes: Any) -> None:
+        """Change some fields of the status in memory."""
+        self.status = {**self.status, **changes}
+
+    def append_history(self, entry: Mapping[str, Any]) -> None:
+        """Leave it to the writer."""
+
+    def cut_history(self, step: int) -> None:
+        """Leave it to the writer."""
+
+    def append_log(self, line: str) -> None:
+        """Leave it to the writer."""
 
 
 def is_run(path: str | Path) -> bool:

@@ -23,6 +23,7 @@ from genzoo.samples import SampleSet
 from genzoo.strips import STRIPS, interpolation, manifold, reconstruction, trajectory
 from genzoo.training import load_model, resolve_device
 from genzoo.training.device import memory_errors, synchronize
+from genzoo.training.ranks import ALONE, Ranks
 from genzoo.types import DataSpec, SampleOptions
 
 SPEED_SECONDS, SPEED_CALLS = 0.3, 3  # of a batch size: until either is used up
@@ -63,8 +64,12 @@ def draw(
     batch_size: int = 256,
     options: SampleOptions = SampleOptions(),  # noqa: B008  (frozen)
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> Drawn:
     """Draw samples and measure what they cost.
+
+    Several ranks take turns with the batches, which stay what they are in one process; so each
+    sample is the same to the last digit.
 
     Args:
         model: trained, on its device.
@@ -74,25 +79,31 @@ def draw(
         batch_size: how many at a time.
         options: solver steps, guidance, temperature.
         progress: told after each batch.
+        ranks: the processes that share the work; the first one gets all samples, the others what
+            they drew.
     """
     progress = listener(progress)
     if cond is None:
         cond = model.draw_cond(n, seed)
-    parts, nfe, seconds = [], 0, 0.0
+    parts, nfe, seconds = dict[int, Tensor](), 0, 0.0
     with memory_errors("sampling"):
-        for start in range(0, n, batch_size):
+        for start in range(ranks.rank * batch_size, n, ranks.count * batch_size):
             stop = min(start + batch_size, n)
             some = {k: v[start:stop] for k, v in cond.items()}
             begun = time.perf_counter()
             with _forward_calls(model, counting=start == 0) as calls:
-                parts.append(
-                    model.sample(stop - start, cond=some, seed=seed, start=start, options=options)
+                parts[start] = model.sample(
+                    stop - start, cond=some, seed=seed, start=start, options=options
                 )
             synchronize(model.device)
             seconds += time.perf_counter() - begun
             nfe = max([nfe, *calls.values()])
-            progress.update("sampling", stop / n, f"{stop / seconds:,.0f} samples/s")
-    return Drawn(torch.cat(parts), cond.get("label"), seconds, nfe)
+            done = min(n, start + ranks.count * batch_size)
+            progress.update("sampling", done / n, f"{done / seconds:,.0f} samples/s")
+    for theirs, their_seconds in ranks.to_first((parts, seconds)):
+        parts, seconds = parts | theirs, max(seconds, their_seconds)
+    raw = torch.cat([parts[k] for k in sorted(parts)]) if parts else torch.empty(0)
+    return Drawn(raw, cond.get("label"), seconds, nfe)
 
 
 def sampling_speed(

@@ -36,7 +36,7 @@ ORDER = (
     ("genzoo.training",),
     ("genzoo.sampling", "genzoo.illustration"),
     ("genzoo.evaluation",),
-    ("genzoo.pipeline",),
+    ("genzoo.arguments",),
     ("genzoo.pipeline",),
     ("genzoo.jobs", "genzoo.experiment"),
     ("genzoo.doctor",),

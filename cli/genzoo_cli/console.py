@@ -26,7 +26,7 @@ class Answer:
 
     Attributes:
         payload: for ``--json``.
-        text: the same for people.
+        text: the same for people; nothing is printed where both are empty.
         failure: what went wrong nevertheless; it is said on stderr and decides the exit code.
         code: the exit code where there is no failure.
     """
@@ -90,10 +90,8 @@ class Command(click.Command):
         session = ctx.ensure_object(Session)
         with Reporter(quiet=session.quiet) as session.progress, _kept_clean(session.json):
             answer: Answer = super().invoke(ctx)
-        if session.json:
-            click.echo(to_json(answer.payload))
-        else:
-            click.echo(answer.text)
+        if answer.payload or answer.text:
+            click.echo(to_json(answer.payload) if session.json else answer.text)
         if answer.failure:
             write_line(str(answer.failure))
         return answer

@@ -100,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         # A batch system that ends its job is to leave a resumable run, as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Advice of torch's C++ parts, whose level is read when torch is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     words = list(sys.argv[1:] if argv is None else argv)
     # Looked up by hand because parsing itself may be what fails.
     session = Session(json="--json" in words, debug="--debug" in words)
@@ -116,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, message = explain(error)
         if session.debug:
             traceback.print_exception(error, file=sys.stderr)
-        write_error(session, error, code, message)
+        if not getattr(error, "told", False):
+            write_error(session, error, code, message)
         return code
 
 

@@ -86,6 +86,22 @@ device = click.option(
     metavar="NAME",
     help="auto, cpu, cuda[:N] or mps.",
 )
+devices = click.option(
+    "--devices",
+    type=COUNT,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Devices of each machine that train together, a process each.",
+)
+nodes = click.option(
+    "--nodes",
+    type=COUNT,
+    default=1,
+    show_default=True,
+    metavar="M",
+    help="Machines: under torchrun or SLURM, or the same command on each.",
+)
 conditional = click.option(
     "--conditional/--no-conditional",
     default=None,

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 
 def run_answer(run: Run) -> Answer:
-    """A trained run: how far it came, its scores, where things are."""
+    """A trained run: how far it came, its scores, where things are.
+
+    Of the processes that train one together, the one that writes it answers.
+    """
+    from genzoo.runs import Mirror
+
+    if isinstance(run, Mirror):
+        return Answer({}, "")
     status = run.status
     scores = run.scores()
     head = (

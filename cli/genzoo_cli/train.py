@@ -22,6 +22,7 @@ from genzoo_cli.show import run_answer
         "genzoo train --model flow --data folder:photos --size 16 --no-conditional",
         "genzoo train --model consistency --init runs/diffusion-digits-s0",
         "genzoo train --model gan --data ring --budget 2000steps --seed 1 --resume",
+        "genzoo train --model diffusion --data cifar10 --devices 4",
     ),
 )
 @click.option(
@@ -41,6 +42,8 @@ from genzoo_cli.show import run_answer
 )
 @options.conditional
 @options.device
+@options.devices
+@options.nodes
 @options.preset
 @options.acceleration
 @options.settings("width=128", "A setting of the model ('genzoo models NAME' lists them)")

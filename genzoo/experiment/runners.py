@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from genzoo.arguments import train_arguments
 from genzoo.data import Dataset
 from genzoo.errors import GenzooError, InputError, Interrupted
 from genzoo.model import GenerativeModel
@@ -23,8 +24,6 @@ from genzoo.runs import is_run, open_run
 
 RETRIES = 1  # of a process that was killed
 POLL_SECONDS = 0.2
-# Arguments of `train` that are yes or no, and what they are called on the command line.
-_FLAGS = {"conditional": "conditional", "compiled": "compile", "channels_last": "channels-last"}
 
 
 @dataclass(frozen=True)
@@ -195,20 +194,7 @@ def _pin(pid: int, slot: int, threads: int | None) -> None:
 
 def _arguments(task: Task, dataset: Dataset) -> list[str]:
     """The command line of a run."""
-    options = dict(task.options)
-    arguments = ["train", "--resume", "--json", "--model", str(task.model), "--data", dataset.name]
-    arguments += ["--out", str(task.path)]
-    for name, flag in _FLAGS.items():
-        if (value := options.pop(name, None)) is not None:
-            arguments.append(f"--{flag}" if value else f"--no-{flag}")
-    if log := options.pop("log", ()):
-        arguments += ["--log", ",".join(log)]
-    for key, value in options.pop("settings").items():
-        arguments += ["--set", f"{key}={'none' if value is None else value}"]
-    for name, value in options.items():
-        if value is not None:
-            arguments += [f"--{name.replace('_', '-')}", str(value)]
-    return arguments
+    return train_arguments(str(task.model), dataset.name, task.path, task.options)
 
 
 def _reason_of_exit(job: _Process) -> str:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from genzoo.training.device import synchronize
+from genzoo.training.ranks import ALONE, Ranks, Wishes
 from genzoo.types import Budget, TrainState
 
 
@@ -45,32 +46,41 @@ class BudgetClock:
     """Progress of a budget in [0, 1], whatever its unit.
 
     Seconds run only inside `running`, so that logging, checkpoints, counting and evaluation
-    are not charged to the model.
+    are not charged to the model. Of several ranks, the first one's clock is everyone's: it is
+    told at the end of each step, and stands still in between.
     """
 
-    def __init__(self, budget: Budget, used: Used, device: torch.device) -> None:
+    def __init__(
+        self, budget: Budget, used: Used, device: torch.device, ranks: Ranks = ALONE
+    ) -> None:
         """Go on from `used`."""
         self.budget = budget
         self.used = used
-        self._device = device
+        self._device, self._ranks = device, ranks
         self._started: float | None = None
+        self._told: float | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Charge the wall time inside."""
         self._started = time.perf_counter()
+        well = False
         try:
             yield
+            well = True
         finally:
-            synchronize(self._device)
-            self.used.seconds = self.seconds
+            if well or self._ranks.count == 1:  # or a device may wait for a rank that is lost
+                synchronize(self._device)
+            self.used.seconds = self._measured()
             self._started = None
+        self.agree(Wishes())  # not after an error, of which the other ranks know nothing
+        self.used.seconds = self.seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Do not charge the wall time inside; within `running` only."""
         synchronize(self._device)
-        self.used.seconds, self._started = self.seconds, None
+        self.used.seconds, self._started = self._measured(), None
         try:
             yield
         finally:
@@ -80,6 +90,16 @@ class BudgetClock:
     @property
     def seconds(self) -> float:
         """Wall time charged so far."""
+        if self._ranks.count == 1:
+            return self._measured()
+        return self.used.seconds if self._told is None else self._told
+
+    def agree(self, wishes: Wishes) -> Wishes:
+        """Take the first rank's time for one's own, and hear what any rank wishes."""
+        self._told, wishes = self._ranks.agree(self._measured(), wishes)
+        return wishes
+
+    def _measured(self) -> float:
         if self._started is None:
             return self.used.seconds
         return self.used.seconds + time.perf_counter() - self._started

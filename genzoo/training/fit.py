@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from genzoo.errors import Interrupted
+import torch
+from torch import Tensor
+
+from genzoo.errors import Interrupted, MachineError
 from genzoo.progress import Progress
 from genzoo.runs import WEIGHTS, Run
 from genzoo.training.checkpoint import (
+    Checkpoint,
     load_checkpoint,
     remove_checkpoints,
     save_checkpoint,
@@ -18,6 +24,7 @@ from genzoo.training.interruption import Interruption
 from genzoo.training.loggers import Loggers
 from genzoo.training.loop import Trainer
 from genzoo.training.meter import Meter, joined, matmul_rate
+from genzoo.training.ranks import SHARED, Wishes, shared_cost
 from genzoo.training.snapshots import Recorder, forget_snapshots
 from genzoo.training.watch import Watch
 
@@ -35,6 +42,8 @@ def fit(
 ) -> None:
     """Train from the run's last checkpoint, if it has one, to the end; then write the weights.
 
+    Of several ranks, the first alone reads and writes.
+
     Args:
         trainer: of a model as it was built.
         run: where everything is written.
@@ -45,13 +54,19 @@ def fit(
     Raises:
         Interrupted: on request, at the end of a step, with a checkpoint written.
         Diverged: a loss, gradient norm or weight is not finite; the last checkpoint is kept.
+        MachineError: the ranks' weights are not the same at the end.
     """
-    checkpoint, notes = load_checkpoint(run.path)
-    for note in notes:
-        progress.note(note)
+    ranks = trainer.ranks
+    checkpoint: Checkpoint | None = None
+    if ranks.is_first:
+        checkpoint, notes = load_checkpoint(run.path)
+        for note in notes:
+            progress.note(note)
+    checkpoint = ranks.from_first(checkpoint)
     if checkpoint is None:
         run.cut_history(-1)
-        forget_snapshots(run)
+        if ranks.is_first:
+            forget_snapshots(run)
         trainer.start()
     else:
         trainer.restore(checkpoint)
@@ -61,11 +76,29 @@ def fit(
     with interruption.deferred():
         account = _Account(trainer, earlier)
         _train(trainer, run, account, progress, interruption, loggers)
-        digest = write_tensors(run.path / WEIGHTS, trainer.averaged_state())
+        state = trainer.averaged_state()
+        _check_alike(trainer, state)
         standing = _standing(trainer, account.cost() | account.rate())
-        run.update_status(state="trained", model_sha256=digest, **standing)
-    remove_checkpoints(run.path)
+        if ranks.is_first:
+            digest = write_tensors(run.path / WEIGHTS, state)
+            run.update_status(state="trained", model_sha256=digest, **standing)
+    if ranks.is_first:
+        remove_checkpoints(run.path)
     progress.update("training", 1.0)
+
+
+def _check_alike(trainer: Trainer, state: Mapping[str, Tensor]) -> None:
+    """Ranks that began alike and stepped alike must end alike."""
+    if trainer.ranks.count == 1:
+        return
+    digest = hashlib.sha256()
+    for name, _ in trainer.model.named_parameters():
+        digest.update(state[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    if len(set(trainer.ranks.gathered(digest.hexdigest()))) > 1:
+        raise MachineError(
+            "the devices' weights have drifted apart: the model changes weights by something else "
+            "than gradients and on_step_end; train it on one device"
+        )
 
 
 class _Account:
@@ -76,7 +109,10 @@ class _Account:
 
     def cost(self) -> dict[str, Any]:
         """So far, see `genzoo.training.meter.Meter.reading`."""
-        now = self._meter.reading()
+        ranks, now = self._trainer.ranks, self._meter.reading()
+        if ranks.local and self._trainer.device.type == "cpu":  # whose counter is the machine's
+            now |= {"energy_joules": None, "energy_source": SHARED}
+        now = shared_cost(ranks.gathered(now))
         before = self._earlier.get("prepare_seconds", 0.0)
         return {
             **(joined(self._earlier, now) if self._earlier else now),
@@ -90,7 +126,7 @@ class _Account:
         if not self._trainer.groups:
             return {"matmul_flops_per_second": None}
         rate = matmul_rate(self._trainer.device, self._trainer.acceleration, seconds)
-        return {"matmul_flops_per_second": rate}
+        return {"matmul_flops_per_second": sum(self._trainer.ranks.gathered(rate))}
 
 
 def _train(
@@ -103,39 +139,70 @@ def _train(
 ) -> None:
     clock = trainer.clock
     line, entry, watch = int(LINES * clock.progress), dict[str, Any](), Watch()
-    recorder = Recorder(trainer, run)
+    recorder = Recorder(trainer, run) if trainer.ranks.is_first else None
+    timetable = _Timetable(trainer, interruption)
     for earlier in run.history():
         watch.look(earlier)  # said already, but what comes is compared with it
-    checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
     while not trainer.done:
         with clock.running():
-            _step_until(trainer, interruption, line)
+            _step_until(trainer, timetable, line)
         while trainer.notes:
             progress.note(trainer.notes.pop(0))
         if int(LINES * clock.progress) > line or trainer.done:
             line, entry = int(LINES * clock.progress), trainer.log_entry()
             run.append_history(entry)
-            recorder.look()
+            if recorder is not None:
+                recorder.look()
             if loggers is not None:
                 loggers.log(entry)
             for note in watch.look(entry):
                 progress.note(note)
         progress.update("training", clock.progress, _detail(trainer, entry))
-        asked = interruption.requested and not trainer.done
-        if asked or time.monotonic() >= checkpoint_at:
-            save_checkpoint(run.path, trainer.checkpoint())
-            run.update_status(**_standing(trainer, account.cost()))
-            checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
+        wishes = timetable.agreed()
+        asked = wishes.stop and not trainer.done
+        if asked or wishes.save:
+            checkpoint, cost = trainer.checkpoint(), account.cost()
+            if trainer.ranks.is_first:
+                save_checkpoint(run.path, checkpoint)
+            run.update_status(**_standing(trainer, cost))
+            timetable.saved()
         if asked:
             raise Interrupted(f"stopped at step {clock.used.step} ({clock.progress:.0%})")
 
 
-def _step_until(trainer: Trainer, interruption: Interruption, line: int) -> None:
+class _Timetable:
+    """When to stop, save and show, which ranks must do together."""
+
+    def __init__(self, trainer: Trainer, interruption: Interruption) -> None:
+        """The times of this process go by its own clock."""
+        self._trainer, self._interruption = trainer, interruption
+        trainer.wishes = self._wishes
+        self.saved()
+        self.shown()
+
+    def agreed(self) -> Wishes:
+        """What is due: of several ranks, what they agreed upon at the end of the last step."""
+        return self._wishes() if self._trainer.ranks.count == 1 else self._trainer.agreed
+
+    def saved(self) -> None:
+        """Wait for the next checkpoint from now on."""
+        self._save_at = time.monotonic() + CHECKPOINT_SECONDS
+
+    def shown(self) -> None:
+        """Wait for the next sign of life from now on."""
+        self._show_at = time.monotonic() + SHOW_SECONDS
+
+    def _wishes(self) -> Wishes:
+        now = time.monotonic()
+        return Wishes(self._interruption.requested, now >= self._save_at, now >= self._show_at)
+
+
+def _step_until(trainer: Trainer, timetable: _Timetable, line: int) -> None:
     """Step to the next line of history, the next sign of life, or a request to stop."""
-    clock, show_at = trainer.clock, time.monotonic() + SHOW_SECONDS
-    while not (trainer.done or interruption.requested):
+    timetable.shown()
+    while not (trainer.done or timetable.agreed().stop):
         trainer.step()
-        if int(LINES * clock.progress) > line or time.monotonic() >= show_at:
+        if int(LINES * trainer.clock.progress) > line or timetable.agreed().show:
             return
 
 

@@ -29,6 +29,7 @@ from genzoo.training.budget import BudgetClock, Used, count_flops
 from genzoo.training.checkpoint import Checkpoint
 from genzoo.training.device import seed_global
 from genzoo.training.ema import WeightAverage
+from genzoo.training.ranks import ALONE, Ranks, Wishes, mean_sums
 from genzoo.types import Batch, Budget, DataSpec, Loss, Recipe, TrainState
 
 # Streams of a run's seed. Steps are (seed, STEP, number).
@@ -45,7 +46,13 @@ class Minibatches:
     """
 
     def __init__(
-        self, data: Split, spec: DataSpec, batch_size: int, seed: int, device: torch.device
+        self,
+        data: Split,
+        spec: DataSpec,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Move the data to the device: images as integer levels, points standardized.
 
@@ -55,8 +62,10 @@ class Minibatches:
             batch_size: items in each minibatch.
             seed: of the run.
             device: where the minibatches are wanted.
+            ranks: whose share of each minibatch is wanted.
         """
         self.spec, self.batch_size, self._seed = spec, batch_size, seed
+        self._share = ranks.share(batch_size)
         raw = data.data.to(device)
         self._raw = raw if spec.is_image else to_model(raw, spec)
         self._cond = {}
@@ -69,9 +78,9 @@ class Minibatches:
         return len(self._raw)
 
     def __getitem__(self, number: int) -> Batch:
-        """The minibatch `number`, counted from the start of training."""
+        """The minibatch `number`, or this rank's share; counted from the start of training."""
         start = number * self.batch_size
-        index = self._items(start, start + self.batch_size).to(self._raw.device)
+        index = self._items(start, start + self.batch_size)[self._share].to(self._raw.device)
         return self._batch(self._raw[index], {k: v[index] for k, v in self._cond.items()})
 
     def whole(self) -> Batch:
@@ -135,6 +144,9 @@ class Trainer:
         parts: in how many a minibatch is cut so that it fits into the device's memory.
         prepare_seconds: spent on counting, warming up and compiling, which no model is charged.
         notes: what a person should know; whoever shows them empties it.
+        ranks: the processes that train together; a minibatch is shared out among them.
+        wishes: asked at the end of each step for what this process would have done then.
+        agreed: what the ranks then wished together.
     """
 
     def __init__(
@@ -145,6 +157,7 @@ class Trainer:
         seed: int,
         used: Used | None = None,
         acceleration: Acceleration = Acceleration(),  # noqa: B008  (frozen)
+        ranks: Ranks = ALONE,
     ) -> None:
         """Get ready; changes nothing of the model but its mode.
 
@@ -155,12 +168,14 @@ class Trainer:
             seed: of data order and of the losses' randomness.
             used: where to go on.
             acceleration: precision, layout and compilation.
+            ranks: this process among those that train together.
         """
         self.model, self.seed, self.device = model.train(), seed, model.device
-        self.recipe = model.recipe()
-        _check_recipe(self.recipe, model)
-        self.clock = BudgetClock(budget, used or Used(), self.device)
-        self.batches = Minibatches(data, model.spec, self.recipe.batch_size, seed, self.device)
+        self.recipe, self.ranks = model.recipe(), ranks
+        check_recipe(self.recipe, model, ranks.count)
+        self.clock = BudgetClock(budget, used or Used(), self.device, ranks)
+        size = self.recipe.batch_size
+        self.batches = Minibatches(data, model.spec, size, seed, self.device, ranks)
         self.groups = model.param_groups()
         self.optimizers = {
             name: _optimizer(group, self.recipe) for name, group in self.groups.items()
@@ -171,6 +186,9 @@ class Trainer:
         self.acceleration, self.parts = acceleration, 1
         self.prepare_seconds, self.notes = 0.0, list[str]()
         acceleration.prepare(model)
+        self.wishes: Callable[[], Wishes] = Wishes
+        self.agreed = Wishes()
+        self._entries: dict[str, nn.Module] = {}  # by group: what averages its gradients
         self._trained: str | None = None
         self._surveyed: set[str] = set()
 
@@ -184,6 +202,7 @@ class Trainer:
         seed_global(derive_seed(self.seed, FIT), self.device)
         with self.clock.running():
             self.model.on_fit_start(self.batches.whole(), generator(self.seed, FIT))
+        self.ranks.align(self.model)
 
     def step(self) -> None:
         """One step: every phase once. Within the clock's `running` only."""
@@ -192,16 +211,27 @@ class Trainer:
         if not self._surveyed.issuperset(phases):
             with self.clock.paused():
                 self._survey(phases, state)
-        seed_global(derive_seed(self.seed, STEP, used.step), self.device)
+        seed_global(derive_seed(self.seed, STEP, used.step, *self._own_seed()), self.device)
         for phase in phases:
             rate = learning_rate(self.recipe, self._middle(state), phase)
             self._run_phase(phase, state, rate)
             used.images += self.batches.batch_size
             used.flops += used.phase_flops[phase]
         used.step += 1
+        self.agreed = self.clock.agree(self.wishes())
         after = self.clock.state
         self.average.update(after.progress - state.progress, after.progress)
         self.model.on_step_end(after)
+        if type(self.model).on_step_end is not GenerativeModel.on_step_end:
+            self.ranks.align(self.model)  # it may have gone by this rank's share
+
+    def _own_seed(self) -> tuple[int, ...]:
+        """Ranks draw alike, each for the whole minibatch, but for compiled networks.
+
+        Those draw by themselves, where nobody can cut out a rank's share.
+        """
+        apart = self.acceleration.compiled and self.ranks.count > 1
+        return (self.ranks.rank,) if apart else ()
 
     def _survey(self, phases: tuple[str, ...], state: TrainState) -> None:
         """Count the cost of new phases by passes that are undone; also warms the machine up."""
@@ -214,12 +244,15 @@ class Trainer:
             if self.acceleration.compiled:
                 self._try_compiled(phase, state)
             self._surveyed.add(phase)
+        self.parts = max(self.ranks.gathered(self.parts))
+        flops.update(self.ranks.from_first(flops))
         self.prepare_seconds += time.perf_counter() - begun
 
     def _count(self, phase: str, state: TrainState) -> float:
         # compiled code hides its products from the counter
         with self._undone(), self._uncompiled():
-            return self._fitting(lambda: count_flops(lambda: self._rehearse(phase, state)))
+            share = self._fitting(lambda: count_flops(lambda: self._rehearse(phase, state)))
+        return share * self.ranks.count
 
     def _rehearse(self, phase: str, state: TrainState) -> None:
         seed_global(derive_seed(self.seed, STEP, state.step), self.device)
@@ -282,7 +315,11 @@ class Trainer:
         optimizer = self.optimizers[group_of(phase)]
         optimizer.zero_grad(set_to_none=True)
         batch = self.batches[self.clock.used.images // self.batches.batch_size]
-        loss = self._fitting(lambda: self._descend(batch, phase, state))
+        entry = self._entry(phase)
+        if self.ranks.count == 1:
+            loss = self._fitting(lambda: self._descend(batch, phase, state, entry))
+        else:  # what runs out of memory here, the other ranks know nothing of
+            loss = self._descend(batch, phase, state, entry)
         limit = math.inf if self.recipe.grad_clip is None else self.recipe.grad_clip
         norm = nn.utils.clip_grad_norm_(group, limit)
         for options in optimizer.param_groups:
@@ -295,26 +332,44 @@ class Trainer:
             self.tally.add(f"loss {phase}/{name}", value.detach())
         self.tally.add(f"norm {phase}", norm.detach())
 
-    def _descend(self, batch: Batch, phase: str, state: TrainState) -> Loss:
-        """Add the gradients of a minibatch's mean loss; returns the loss."""
+    def _entry(self, phase: str) -> nn.Module:
+        """What stands for the model in a phase, made while the phase's group alone is trained."""
+        group = group_of(phase)
+        if group not in self._entries:
+            whole = not self.acceleration.compiled
+            self._entries[group] = self.ranks.entry(self.model, whole)
+        return self._entries[group]
+
+    def _descend(
+        self, batch: Batch, phase: str, state: TrainState, entry: nn.Module | None = None
+    ) -> Loss:
+        """Add the gradients of a minibatch's mean loss; returns the loss.
+
+        They are this rank's own, unless `entry` averages them.
+        """
+        entry = entry or self.model
         if self.parts == 1:
-            return self._backward(batch, phase, state, 1.0)
+            return self._backward(batch, phase, state, 1.0, entry)
         size = -(-len(batch.x) // self.parts)
         losses = []
         for start in range(0, len(batch.x), size):
             some = slice(start, start + size)
             part = Batch(batch.x[some], {k: v[some] for k, v in batch.cond.items()})
-            losses.append(self._backward(part, phase, state, len(part.x) / len(batch.x)))
+            share = len(part.x) / len(batch.x)
+            with self.ranks.adding(entry, last=start + size >= len(batch.x)):
+                losses.append(self._backward(part, phase, state, share, entry))
         parts = {
             name: torch.stack([loss.parts[name] for loss in losses]).sum(0)
             for name in losses[0].parts
         }
         return Loss(torch.stack([loss.total for loss in losses]).sum(0), parts)
 
-    def _backward(self, batch: Batch, phase: str, state: TrainState, share: float) -> Loss:
+    def _backward(
+        self, batch: Batch, phase: str, state: TrainState, share: float, entry: nn.Module
+    ) -> Loss:
         """`share` times the loss and its gradients."""
         with self.acceleration.computing(self.device):
-            loss: Loss = self.model(self.acceleration.laid_out(batch), phase, state)
+            loss: Loss = entry(self.acceleration.laid_out(batch), phase, state)
         if share == 1:
             loss.total.backward()
             return loss
@@ -342,12 +397,14 @@ class Trainer:
         }
 
     def check(self) -> dict[str, tuple[float, int]]:
-        """The tally's sums.
+        """The tally's sums, of which several ranks take the mean.
 
         Raises:
             Diverged: one is not finite; names phase, part and step.
         """
-        sums = self.tally.sums()
+        return self._checked(mean_sums(self.ranks.gathered(self.tally.sums())))
+
+    def _checked(self, sums: dict[str, tuple[float, int]]) -> dict[str, tuple[float, int]]:
         for name, (total, count) in sums.items():
             if not math.isfinite(total):
                 kind, _, rest = name.partition(" ")
@@ -362,17 +419,19 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """All that `restore` needs; raises `Diverged` like `check`."""
-        sums = self.check()
+        tallies = self.ranks.gathered(self.tally.sums())
+        sums = self._checked(mean_sums(tallies))
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{i}": w for i, w in enumerate(self.average.weights)}
         for group, optimizer in self.optimizers.items():
             for i, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{group}.{i}.{key}": v for key, v in state.items()}
         used = self.clock.used.to_dict()
-        return Checkpoint(tensors, {"used": used, "tally": sums, "parts": self.parts})
+        more = {} if self.ranks.count == 1 else {"tallies": tallies}
+        return Checkpoint(tensors, {"used": used, "tally": sums, "parts": self.parts, **more})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of the same model, data and budget."""
+        """Go on from a checkpoint of the same model, data and budget; on any number of ranks."""
         tensors, state = checkpoint
         self.model.load_state_dict(_below(tensors, "model."))
         self.average.load([tensors[f"average.{i}"] for i in range(len(self.average.weights))])
@@ -384,7 +443,9 @@ class Trainer:
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": states, "param_groups": groups})
         self.clock.used = Used(**state["used"])
-        self.tally.restore(state["tally"])
+        tallies = state.get("tallies", [state["tally"]])
+        alike = len(tallies) == self.ranks.count
+        self.tally.restore(tallies[self.ranks.rank] if alike else state["tally"])
         self.parts = state["parts"]
 
     def averaged_state(self) -> dict[str, Tensor]:
@@ -452,11 +513,21 @@ def learning_rate(recipe: Recipe, progress: float, phase: str | None = None) -> 
     return peak * (recipe.lr_end + (1 - recipe.lr_end) * cosine)
 
 
-def _check_recipe(recipe: Recipe, model: GenerativeModel) -> None:
+def check_recipe(recipe: Recipe, model: GenerativeModel, ranks: int = 1) -> None:
+    """Refuse what cannot be carried out.
+
+    Raises:
+        InputError: a batch size or rate is not positive, or cannot be shared among the ranks.
+    """
     for name in ("batch_size", "lr"):
         value = getattr(recipe, name)
         if not value > 0:
             raise InputError(f"{name} {value} of {type(model).__name__} must be positive")
+    if recipe.batch_size % ranks:
+        raise InputError(
+            f"batch_size {recipe.batch_size} of {type(model).__name__} cannot be shared equally "
+            f"among {ranks} devices; choose a multiple with --set batch_size=..., or other devices"
+        )
 
 
 def _optimizer(group: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:

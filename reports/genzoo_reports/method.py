@@ -44,9 +44,20 @@ def facts(table: Table) -> list[tuple[str, str]]:
         ("Samples drawn a run", _join(_count(run.config.get("samples")) for run in runs)),
         ("Samples compared with as many held-out items", _join(_count(n) for n in counts)),
         ("Device", _join(text(run.config.get("device"), 40) for run in runs)),
+        ("Devices", _devices(contenders)),
         ("Threads", _join(_count(run.config.get("threads")) for run in contenders)),
     ]
     return [(name, value) for name, value in pairs if value]
+
+
+def _devices(runs: Sequence[RunView]) -> str:
+    """How many trained a run together, where that is more than one."""
+    found = []
+    for run in runs:
+        each, nodes = run.config.get("devices", 1), run.config.get("nodes", 1)
+        machines = f" on each of {nodes} machines" if nodes != 1 else ""
+        found.append(f"{each}{machines}" if (each, nodes) != (1, 1) else "1")
+    return _join(found) if set(found) - {"1"} else ""
 
 
 def budget(raw: object) -> str:
