@@ -252,6 +252,7 @@ class _Job:
                 budget,
                 seed,
                 acceleration=Acceleration(**config.get("acceleration", {})),
+                stream=None if self.dataset.streams is None else self.dataset.streams.train,
             )
             fit(trainer, run, self.progress, self.interruption, loggers)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from genzoo.data import Split
 from genzoo.data.ranges import to_model
+from genzoo.data.stream import Stream
 from genzoo.errors import Diverged, InputError, unknown
 from genzoo.model import GenerativeModel, group_of
 from genzoo.noise import derive_seed, generator
@@ -29,6 +30,7 @@ from genzoo.training.budget import BudgetClock, Used, count_flops
 from genzoo.training.checkpoint import Checkpoint
 from genzoo.training.device import seed_global
 from genzoo.training.ema import WeightAverage
+from genzoo.training.shuffling import Shuffled
 from genzoo.types import Batch, Budget, DataSpec, Loss, Recipe, TrainState
 
 # Streams of a run's seed. Steps are (seed, STEP, number).
@@ -38,14 +40,20 @@ T = TypeVar("T")
 
 
 class Minibatches:
-    """Training data in memory, cut into minibatches by (seed, number) alone.
+    """Training data in memory or in files, cut into minibatches by (seed, number) alone.
 
     Epochs are laid end to end and cut at multiples of the batch size, so every item is seen
     equally often even where the batch does not divide the data or exceeds them.
     """
 
     def __init__(
-        self, data: Split, spec: DataSpec, batch_size: int, seed: int, device: torch.device
+        self,
+        data: Split,
+        spec: DataSpec,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        stream: Stream | None = None,
     ) -> None:
         """Move the data to the device: images as integer levels, points standardized.
 
@@ -55,7 +63,9 @@ class Minibatches:
             batch_size: items in each minibatch.
             seed: of the run.
             device: where the minibatches are wanted.
+            stream: all images, where `data` are but some of them.
         """
+        self._files = None if stream is None else Shuffled(stream, seed, ORDER)
         self.spec, self.batch_size, self._seed = spec, batch_size, seed
         raw = data.data.to(device)
         self._raw = raw if spec.is_image else to_model(raw, spec)
@@ -66,17 +76,33 @@ class Minibatches:
 
     def __len__(self) -> int:
         """Number of items."""
-        return len(self._raw)
+        return len(self._raw if self._files is None else self._files)
 
     def __getitem__(self, number: int) -> Batch:
         """The minibatch `number`, counted from the start of training."""
         start = number * self.batch_size
+        if self._files is not None:
+            return self._from_files(self._files, start, start + self.batch_size)
         index = self._items(start, start + self.batch_size).to(self._raw.device)
         return self._batch(self._raw[index], {k: v[index] for k, v in self._cond.items()})
 
     def whole(self) -> Batch:
-        """All items in their own order."""
+        """All items in their own order; of files, those that are kept in memory."""
         return self._batch(self._raw, self._cond)
+
+    def any(self) -> Batch:
+        """A minibatch for a rehearsal: of files, one for which nothing must be read."""
+        if self._files is None:
+            return self[0]
+        index = torch.arange(self.batch_size, device=self._raw.device) % len(self._raw)
+        return self._batch(self._raw[index], {k: v[index] for k, v in self._cond.items()})
+
+    def _from_files(self, files: Shuffled, start: int, stop: int) -> Batch:
+        raw, labels = files.take(start, stop)
+        cond = {}
+        if self._cond and labels is not None:
+            cond["label"] = labels.to(self._raw.device)
+        return self._batch(raw.to(self._raw.device), cond)
 
     def _items(self, start: int, stop: int) -> Tensor:
         """Indices of positions start … stop-1 of the epochs laid end to end."""
@@ -145,6 +171,7 @@ class Trainer:
         seed: int,
         used: Used | None = None,
         acceleration: Acceleration = Acceleration(),  # noqa: B008  (frozen)
+        stream: Stream | None = None,
     ) -> None:
         """Get ready; changes nothing of the model but its mode.
 
@@ -155,12 +182,15 @@ class Trainer:
             seed: of data order and of the losses' randomness.
             used: where to go on.
             acceleration: precision, layout and compilation.
+            stream: all images of the split, where `data` are but some of them.
         """
         self.model, self.seed, self.device = model.train(), seed, model.device
         self.recipe = model.recipe()
         _check_recipe(self.recipe, model)
         self.clock = BudgetClock(budget, used or Used(), self.device)
-        self.batches = Minibatches(data, model.spec, self.recipe.batch_size, seed, self.device)
+        self.batches = Minibatches(
+            data, model.spec, self.recipe.batch_size, seed, self.device, stream
+        )
         self.groups = model.param_groups()
         self.optimizers = {
             name: _optimizer(group, self.recipe) for name, group in self.groups.items()
@@ -207,6 +237,7 @@ class Trainer:
         """Count the cost of new phases by passes that are undone; also warms the machine up."""
         begun = time.perf_counter()
         flops = self.clock.used.phase_flops
+        self.batches[self._number]  # the first pictures of files come before the first step
         for phase in phases:
             self._train_only(phase)
             if phase not in flops:
@@ -223,7 +254,12 @@ class Trainer:
 
     def _rehearse(self, phase: str, state: TrainState) -> None:
         seed_global(derive_seed(self.seed, STEP, state.step), self.device)
-        self._descend(self.batches[0], phase, state)
+        self._descend(self.batches.any(), phase, state)
+
+    @property
+    def _number(self) -> int:
+        """Of the coming minibatch."""
+        return self.clock.used.images // self.batches.batch_size
 
     @contextmanager
     def _undone(self) -> Iterator[None]:
@@ -281,7 +317,7 @@ class Trainer:
         group = self.groups[group_of(phase)]
         optimizer = self.optimizers[group_of(phase)]
         optimizer.zero_grad(set_to_none=True)
-        batch = self.batches[self.clock.used.images // self.batches.batch_size]
+        batch = self.batches[self._number]
         loss = self._fitting(lambda: self._descend(batch, phase, state))
         limit = math.inf if self.recipe.grad_clip is None else self.recipe.grad_clip
         norm = nn.utils.clip_grad_norm_(group, limit)

@@ -1,0 +1,92 @@
+"""Work in processes of its own, with the answers in the order of the questions.
+
+Processes rather than threads: decoding small pictures holds Python's lock nearly all the time,
+and a training loop that waits for it loses more than the decoding takes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import current_process
+from typing import Any, TypeVar
+
+from torch import Generator
+from torch.utils.data import DataLoader, Dataset
+
+from genzoo.errors import MachineError
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+AHEAD = 4  # questions that each process may be ahead of whoever takes the answers
+
+
+def available_cores() -> int:
+    """Logical cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_workers(
+    work: Callable[[Q], A | Exception], questions: Iterable[Q], workers: int
+) -> Iterator[A]:
+    """``work`` of each question, in order; the questions may go on for ever.
+
+    Args:
+        work: a function of a module. What it cannot do, it returns as an exception, which is
+            raised here as it is: one raised there would arrive with a traceback as its text.
+        questions: small things that can be sent to a process.
+        workers: how many processes; 0 for none, then an answer is made when it is asked for.
+
+    Raises:
+        Exception: what `work` returned.
+        MachineError: a process died.
+    """
+    if workers and not current_process().daemon:  # which may have no children
+        answers: Iterable[A | Exception] = DataLoader(
+            _Work(work),
+            batch_size=None,
+            sampler=questions,
+            num_workers=workers,
+            prefetch_factor=AHEAD,
+            collate_fn=_unchanged,
+            worker_init_fn=_ignore_signals,
+            generator=Generator(),  # else it would draw from the global one
+        )
+    else:
+        answers = map(work, questions)
+    try:
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+            yield answer
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise MachineError(
+            "a process that reads pictures was killed; free some memory, and go on with --resume"
+        ) from error
+
+
+class _Work(Dataset[Any]):
+    """A function whose values are its items."""
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        """Of this function."""
+        self._work = work
+
+    def __getitem__(self, question: Any) -> Any:
+        return self._work(question)
+
+
+def _unchanged(answer: A) -> A:
+    return answer
+
+
+def _ignore_signals(number: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the main one ends its step and stops us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
