@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -254,7 +254,8 @@ class _Job:
                 acceleration=Acceleration(**config.get("acceleration", {})),
                 stream=None if self.dataset.streams is None else self.dataset.streams.train,
             )
-            fit(trainer, run, self.progress, self.interruption, loggers)
+            with closing(trainer.batches):
+                fit(trainer, run, self.progress, self.interruption, loggers)
 
     def _sample(self, run: Run) -> None:
         model = self._trained(run)

@@ -24,7 +24,6 @@ from genzoo.files import atomic_path
 # Raise it whenever what is found, or how it is hashed, changes.
 VERSION = 1
 MAX_PICTURE = 256 << 20
-LABEL_BYTES = 1 << 20
 # Of a larger picture, length, beginning and end are hashed: reading all would cost minutes.
 WHOLE, PART = 1 << 16, 1 << 15
 MAX_SIZES = 3
@@ -80,76 +79,84 @@ class Scan:
         self.path, self._stat = path, stat_of(os.stat(path))
         self._starts: list[int] = []
         self._lengths: list[int] = []
-        self._digests = bytearray()
-        self._codes: list[int] = []
-        self._names: dict[str, int] = {}
+        self._digests: list[bytes] = []
+        self._labels: list[str | None] = []
         self._sizes: dict[bytes, None] = {}
-        self._whole = hashlib.sha256()
 
-    def add(
-        self,
-        name: str,
-        start: int,
-        length: int,
-        source: BinaryIO | bytes,
-        label: str | None,
-    ) -> None:
+    def add(self, start: int, length: int, source: BinaryIO | bytes, label: str | None) -> None:
         """One more picture.
 
         Args:
-            name: what errors call it.
             start: see `ShardIndex`.
             length: of it in bytes.
             source: the picture, or the file that has it at `start`.
             label: its label; ``None`` where it has none.
-
-        Raises:
-            InputError: it is empty or too large, or only some of the pictures have labels.
         """
-        if not 0 < length <= MAX_PICTURE:
-            what = "is empty" if not length else f"has {length:,} bytes, too many for a picture"
-            raise InputError(f"{self.path}: '{ascii(name)[1:-1]:.80}' {what}; mend or remove it")
-        if (label is None) != (not self._codes) and self._starts:
-            raise InputError(
-                f"{self.path}: some pictures have labels and others, such as "
-                f"'{ascii(name)[1:-1]:.80}', have none; give all of them labels, or none"
-                if label is None
-                else f"{self.path}: '{ascii(name)[1:-1]:.80}' has a label, but those before it "
-                "have none; give all of them labels, or none"
-            )
-        content = _hashed_part(source, start, length)
-        digest = hashlib.sha256(content).digest()[:16]
+        content = source if isinstance(source, bytes) else b""
+        if len(content) != length or length > WHOLE:
+            content = _ends(source, start, length)
         self._starts.append(start)
         self._lengths.append(length)
-        self._digests += digest
-        self._whole.update(digest)
-        if label is not None:
-            self._codes.append(self._names.setdefault(label, len(self._names)))
-            self._whole.update(f"{len(label)};{label}".encode("utf-8", "surrogateescape"))
-        if len(self._sizes) < MAX_SIZES and content.startswith(PNG):
+        self._digests.append(hashlib.sha256(content).digest()[:16])
+        self._labels.append(label)
+        if content.startswith(PNG) and len(self._sizes) < MAX_SIZES:
             self._sizes[content[16:24]] = None
 
     def index(
-        self, cuts: NDArray[np.int64] | None = None, classes: tuple[str, ...] = ()
+        self,
+        name: Callable[[int], str],
+        cuts: NDArray[np.int64] | None = None,
+        classes: tuple[str, ...] = (),
     ) -> ShardIndex:
-        """All that was found, and what else a `ShardIndex` tells."""
-        digests = np.frombuffer(bytes(self._digests), dtype=">u4")
+        """All that was found.
+
+        Args:
+            name: what errors call the picture at a place.
+            cuts: see `ShardIndex`.
+            classes: see `ShardIndex`.
+
+        Raises:
+            InputError: a picture is empty or too large, or only some of them have labels.
+        """
+        lengths = np.array(self._lengths, dtype=np.int64)
+        self._check(lengths, name)
+        numbers: dict[str, int] = {}
+        codes = [numbers.setdefault(t, len(numbers)) for t in self._labels if t is not None]
+        digests = b"".join(self._digests)
+        whole = hashlib.sha256(digests)
+        whole.update(json.dumps(list(numbers)).encode())
+        whole.update(np.array(codes, dtype="<i4").tobytes())
         return ShardIndex(
             self.path,
             self._stat,
             np.array(self._starts, dtype=np.int64),
-            np.array(self._lengths, dtype=np.int64),
-            digests[::4].astype(np.uint32),
-            np.array(self._codes, dtype=np.int32),
-            tuple(self._names),
+            lengths,
+            np.frombuffer(digests, dtype=">u4")[::4].astype(np.uint32),
+            np.array(codes, dtype=np.int32),
+            tuple(numbers),
             classes,
             tuple(
                 (int.from_bytes(found[:4], "big"), int.from_bytes(found[4:], "big"))
                 for found in self._sizes
             ),
             np.empty(0, dtype=np.int64) if cuts is None else cuts,
-            self._whole.hexdigest(),
+            whole.hexdigest(),
         )
+
+    def _check(self, lengths: NDArray[np.int64], name: Callable[[int], str]) -> None:
+        wrong = np.flatnonzero((lengths < 1) | (lengths > MAX_PICTURE))
+        if len(wrong):
+            row = int(wrong[0])
+            bytes_, shown = int(lengths[row]), name(self._starts[row])
+            what = f"has {bytes_:,} bytes, too many for a picture" if bytes_ else "is empty"
+            raise InputError(f"{self.path}: {shown} {what}; mend or remove it")
+        bare = [label is None for label in self._labels]
+        if any(bare) and not all(bare):
+            shown = name(self._starts[bare.index(True)])
+            raise InputError(
+                f"{self.path}: some pictures have labels, but {shown} has none; give all of them "
+                "labels, or none"
+            )
 
 
 def remembered_index(
@@ -186,20 +193,16 @@ def check_unchanged(path: Path, found: os.stat_result, index: Stat) -> None:
         raise InputError(f"{path}: was changed while it was in use; begin again")
 
 
-def _hashed_part(source: BinaryIO | bytes, start: int, length: int) -> bytes:
-    """All of a small picture; length, beginning and end of a larger one."""
-    if isinstance(source, bytes):
-        if length <= WHOLE:
-            return source
-        head, tail = source[:PART], source[-PART:]
-    else:
+def _ends(source: BinaryIO | bytes, start: int, length: int) -> bytes:
+    """A small picture; beginning, length and end of a larger one."""
+    if not isinstance(source, bytes):
         source.seek(start)
         if length <= WHOLE:
             return source.read(length)
         head = source.read(PART)
         source.seek(start + length - PART)
-        tail = source.read(PART)
-    return b"%b%d;%b" % (head, length, tail)
+        return b"%b%d;%b" % (head, length, source.read(PART))
+    return b"%b%d;%b" % (source[:PART], length, source[-PART:])
 
 
 def _keep(place: Path, found: ShardIndex) -> None:
@@ -231,7 +234,7 @@ def _load(place: Path, path: Path, stat: Stat) -> ShardIndex | None:
     if not place.exists():
         return None
     try:
-        with np.load(place, allow_pickle=False) as kept:
+        with open(place, "rb") as file, np.load(file, allow_pickle=False) as kept:
             told = json.loads(kept["told"].tobytes())
             return ShardIndex(
                 path,

@@ -73,8 +73,8 @@ def index_parquet(path: Path) -> ShardIndex:
                         "themselves into it (datasets: embed_external_files=True)"
                     )
                 label = None if labels is None else _label(labels[row - first], columns, path, row)
-                scan.add(f"row {row}", row, len(picture), picture, label)
-    return scan.index(cuts, columns.classes)
+                scan.add(row, len(picture), picture, label)
+    return scan.index(lambda row: f"row {row}", cuts, columns.classes)
 
 
 def read_parquet(path: Path, starts: list[int], lengths: list[int], index: Stat) -> list[bytes]:

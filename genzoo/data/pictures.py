@@ -79,6 +79,11 @@ def decode_image(file: BinaryIO, name: str, size: int | None = None) -> Pixels:
             rgb = _to_rgb(ImageOps.exif_transpose(image))
     except (InputError, MemoryError, PermissionError):
         raise
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{name}: is far above the limit of {MAX_PIXELS // 1_000_000} million pixels; "
+            "make the image smaller"
+        ) from error
     except Exception as error:  # decoders raise anything on a corrupt file
         empty = file.seek(0, os.SEEK_END) == 0
         raise InputError(

@@ -19,6 +19,7 @@ import glob
 import hashlib
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ def open_streamed(
         train = Stream(train_files, _all(train_files), _coded(train_files, classes), form)
         test = Stream(test_files, _all(test_files), _coded(test_files, classes), form)
     else:
-        held = [shard.draws < TEST_SHARE * 2**32 for shard in train_files]
+        held = _held_out(train_files)
         coded = _coded(train_files, classes)
         train, test = (
             Stream(train_files, tuple(np.flatnonzero(of) for of in chosen), coded, form)
@@ -336,6 +337,19 @@ def _classes(train: Sequence[ShardIndex], test: Sequence[ShardIndex], name: str)
     if all(text.isascii() and text.isdigit() for text in names):
         return tuple(sorted(names, key=int))
     return tuple(sorted(names))
+
+
+def _held_out(shards: Sequence[ShardIndex]) -> list[NDArray[np.bool_]]:
+    """Which pictures are held out, one array a file: a fifth with the smallest hashes.
+
+    Copies of the last one taken come along.
+    """
+    draws = np.concatenate([shard.draws for shard in shards] or [np.empty(0, dtype=np.uint32)])
+    if not len(draws):
+        return [np.empty(0, dtype=bool) for _ in shards]
+    count = math.ceil(TEST_SHARE * len(draws))
+    last = np.partition(draws, count - 1)[count - 1]
+    return [shard.draws <= last for shard in shards]
 
 
 def _all(shards: Sequence[ShardIndex]) -> tuple[NDArray[np.int64], ...]:

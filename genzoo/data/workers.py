@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from multiprocessing import current_process
 from typing import Any, TypeVar
 
@@ -20,6 +23,7 @@ from genzoo.errors import MachineError
 Q = TypeVar("Q")
 A = TypeVar("A")
 
+GRACE_SECONDS = 10.0
 AHEAD = 4  # questions that each process may be ahead of whoever takes the answers
 
 
@@ -53,7 +57,7 @@ def in_workers(
             num_workers=workers,
             prefetch_factor=AHEAD,
             collate_fn=_unchanged,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=partial(_settle, os.getpid()),
             generator=Generator(),  # else it would draw from the global one
         )
     else:
@@ -86,7 +90,17 @@ def _unchanged(answer: A) -> A:
     return answer
 
 
-def _ignore_signals(number: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the main one ends its step and stops us."""
+def _settle(parent: int, number: int) -> None:
+    """Leave the end to the main process: when it stops us, or is no more."""
+    # Ctrl-C, and the end of a job, reach all processes at once, but the main one needs pictures
+    # for the step that it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(GRACE_SECONDS, os._exit, [1]).start())
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    """End when the parent was killed; torch's own watch waits until someone takes the answers."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -97,6 +97,11 @@ class Minibatches:
         index = torch.arange(self.batch_size, device=self._raw.device) % len(self._raw)
         return self._batch(self._raw[index], {k: v[index] for k, v in self._cond.items()})
 
+    def close(self) -> None:
+        """Leave the files, where there are some."""
+        if self._files is not None:
+            self._files.close()
+
     def _from_files(self, files: Shuffled, start: int, stop: int) -> Batch:
         raw, labels = files.take(start, stop)
         cond = {}

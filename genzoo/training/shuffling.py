@@ -23,7 +23,7 @@ from genzoo.data.stream import Block, Stream
 from genzoo.data.workers import available_cores
 from genzoo.noise import derive_seed, generator
 
-WINDOW_ITEMS, WINDOW_BYTES = 1 << 15, 128 << 20
+WINDOW_ITEMS, WINDOW_BYTES = 1 << 14, 128 << 20
 
 
 class Plan(NamedTuple):
@@ -99,6 +99,10 @@ class Shuffled:
             self._keep_pace((inside + len(images[-1])) / len(window.images))
         return torch.cat(images), torch.cat(labels) if labels else None
 
+    def close(self) -> None:
+        """End the processes that read."""
+        self._source = None
+
     def plan(self, epoch: int) -> Plan:
         """The order of an epoch's blocks."""
         if epoch not in self._plans:
@@ -129,7 +133,7 @@ class Shuffled:
 
     def _begin(self, epoch: int, number: int) -> None:
         """Have blocks read from this window on."""
-        self._source = None  # ends the processes of the one before
+        self.close()
         self._next, self._coming = (epoch, number), []
         workers = self._stream.workers(available_cores())
         self._source = self._stream.read(self._blocks_from(epoch, number), workers)

@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHARD = 10_000
-STEPS = 50
+STEPS = 5
 
 
 # -- making -------------------------------------------------------------------------------------
@@ -172,6 +172,8 @@ def part_throughput(data: str, model: str, rounds: int, seconds: float) -> dict[
                 took = time.perf_counter() - begun
             if turn:  # the first warms up
                 rates[name].append((trainer.clock.used.images - before) / took)
+    for trainer in sides.values():
+        trainer.batches.close()
     ratios = [a / b for a, b in zip(rates["files"], rates["memory"], strict=True)]
     return {"ratios": ratios, "images_per_second": rates, "gb": memory.most}
 
@@ -248,9 +250,8 @@ def main() -> None:
         seconds, memory = ([r[k] for r in row] for k in ("first_step_seconds", "gb"))
         print(f"| {what} | {spread(seconds)} | {max(memory):.2f} |", flush=True)
 
-    print(
-        "\n| model, small | images/s from files | ratio to memory | memory (GB) |\n|---|---|---|---|"
-    )
+    print("\n| model, small | images/s from files | ratio to memory | memory (GB) |")
+    print("|---|---|---|---|")
     for model in given.models:
         row = measure(
             "throughput", root, data=name, model=model, rounds=given.rounds, seconds=given.seconds
@@ -267,7 +268,8 @@ def main() -> None:
         for again in ("first", "again") if n == given.samples[0] else ("again",):
             row = measure("evaluation", root, data=name, samples=f"shards:{made}/*.tar")
             print(
-                f"| {n:,} ({again}) | {row['seconds']:.1f} | {row['gb']:.2f} | {row['fd_all']:.3f} |",
+                f"| {n:,} ({again}) | {row['seconds']:.1f} | {row['gb']:.2f} "
+                f"| {row['fd_all']:.3f} |",
                 flush=True,
             )
         times.append(row["seconds"])
