@@ -145,7 +145,11 @@ def train(
     if not (resume or is_unused(path)):
         what = "holds a run" if is_run(path) else "is not empty"
         raise InputError(f"'{path}' {what}; go on with --resume or choose another --out")
-    dataset = open_dataset(data, data_root, size=size) if isinstance(data, str) else data
+    dataset = (
+        data
+        if isinstance(data, Dataset)
+        else open_dataset(data, data_root, size=size, progress=listener(progress))
+    )
     acceleration = accelerate(
         place,
         dataset.spec,

@@ -34,7 +34,7 @@ def write_tar(
             info = tarfile.TarInfo(name) if isinstance(name, str) else name
             if isinstance(name, str):
                 info.size, info.mtime = len(content), mtime  # type: ignore[assignment]
-            tar.addfile(info, io.BytesIO(content))
+            tar.addfile(info, io.BytesIO(content) if content else None)
     return path
 
 

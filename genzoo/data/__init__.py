@@ -16,6 +16,7 @@ from genzoo.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from genzoo.data.dataset import Dataset, ModeLabels, Modes, Split
+    from genzoo.progress import Progress
 
 __all__ = [
     "DATASETS",
@@ -178,6 +179,7 @@ def open_dataset(
     *,
     size: int | None = None,
     download: bool = True,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Open real data by name.
 
@@ -188,6 +190,7 @@ def open_dataset(
         size: height and width of the images of a folder (default 32) or of files that are
             streamed (default: their own), divisible by 4. Other data have their own size.
         download: whether missing files may be fetched.
+        progress: told of work that may take long.
 
     Raises:
         InputError: no such data, unusable files, or a size that cannot be.
@@ -196,7 +199,9 @@ def open_dataset(
     if name.startswith(FOLDER):
         return _folder(name[len(FOLDER) :], 32 if size is None else size)
     if name.startswith(STREAMED):
-        return _streamed(name, size, root, download)
+        from genzoo.data.streamed import open_streamed
+
+        return open_streamed(name, size, root, download, progress)
     entry = DATASETS.get(name.lower())
     if entry is None or ":" in entry.name:
         if os.path.isdir(name):
@@ -219,12 +224,6 @@ def _folder(path: str, size: int) -> Dataset:
     from genzoo.data.folder import open_folder
 
     return open_folder(path, size)
-
-
-def _streamed(name: str, size: int | None, root: str | Path | None, download: bool) -> Dataset:
-    from genzoo.data.streamed import open_streamed
-
-    return open_streamed(name, size, root, download)
 
 
 def __getattr__(name: str) -> Any:

@@ -15,57 +15,48 @@ bits, so that neither names nor files decide, and exact copies lie on one side.
 from __future__ import annotations
 
 import functools
-import glob
 import hashlib
 import io
 import json
 import math
 import os
-import re
+import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genzoo.data import STREAMED
 from genzoo.data.dataset import Dataset, Split, Streams, label_frequencies
+from genzoo.data.finding import by_purpose, find_files
 from genzoo.data.folder import MIN_IMAGES, MIN_TEST, TEST_SHARE, check_size
 from genzoo.data.images import data_root
 from genzoo.data.indexing import ShardIndex, remembered_index
-from genzoo.data.pictures import decode_image, drop_color
+from genzoo.data.pictures import Pixels, decode_image, drop_color
 from genzoo.data.stream import Form, Request, Stream, is_parquet, read_encoded
 from genzoo.data.workers import available_cores, in_workers
-from genzoo.errors import InputError, MachineError
+from genzoo.errors import GenzooError, InputError
+from genzoo.files import atomic_path
+from genzoo.progress import Progress, Silent
 from genzoo.types import DataSpec
 
-SHARDS, HUB = STREAMED
-KEPT = 10_000
+INDEXES = "indexes"  # a folder beside downloaded data
+KEPT, KEPT_BYTES = 10_000, 512 << 20
 MAX_CLASSES = 50_000
 # Files together smaller than this are looked through sooner than a process starts.
 SMALL = 32 << 20
-TEST_WORDS = ("test",)
-VALIDATION_WORDS = ("val", "valid", "validation", "dev")
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+){0,2}")
-
-
-class Files(NamedTuple):
-    """Where pictures are.
-
-    Attributes:
-        name: of the data, by which they are opened again.
-        paths: of the files, in the order of their names.
-    """
-
-    name: str
-    paths: tuple[Path, ...]
 
 
 def open_streamed(
-    name: str, size: int | None = None, root: str | Path | None = None, download: bool = True
+    name: str,
+    size: int | None = None,
+    root: str | Path | None = None,
+    download: bool = True,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Open ``shards:PATTERN`` or ``hf:NAME``; see the module for what is held out.
 
@@ -75,6 +66,7 @@ def open_streamed(
             must then be one.
         root: where indexes and downloaded files lie, see `genzoo.data.open_dataset`.
         download: whether missing files may be fetched.
+        progress: told how many files have been looked through.
 
     Raises:
         InputError: no files, or files that cannot be used: damaged, of mixed sizes, with labels
@@ -84,8 +76,9 @@ def open_streamed(
     if size is not None:
         check_size(size)
     files = find_files(name, root, download)
-    parts = _by_purpose(files.paths)
-    index = _indexes(tuple(path for part in parts for path in part), data_root(root))
+    parts = by_purpose(files.paths)
+    place = data_root(root)
+    index = _indexes(tuple(path for part in parts for path in part), place, progress or Silent())
     train_files, test_files = (tuple(index[path] for path in part) for part in parts)
     side = _side([*train_files, *test_files], size)
     form = Form(side, size is not None, 3)
@@ -101,7 +94,7 @@ def open_streamed(
             for chosen in ([~of for of in held], held)
         )
     _check_counts(files.name, len(train), len(test))
-    return _dataset(files.name, train, test, classes)
+    return _dataset(files.name, train, test, classes, place)
 
 
 def open_samples(
@@ -115,144 +108,13 @@ def open_samples(
     if not spec.is_image or spec.shape[1] != spec.shape[2]:
         raise InputError(f"{name}: holds square pictures, which the data are not")
     files = find_files(name, root)
-    index = _indexes(files.paths, data_root(root))
+    index = _indexes(files.paths, data_root(root), Silent())
     shards = tuple(index[path] for path in files.paths)
     if not sum(map(len, shards)):
         raise InputError(f"{name}: no pictures in it")
     form = Form(spec.shape[1], False, spec.shape[0])
     classes = tuple(class_names) if all(len(shard.codes) for shard in shards) else ()
     return Stream(shards, _all(shards), _coded(shards, classes), form)
-
-
-def find_files(name: str, root: str | Path | None = None, download: bool = True) -> Files:
-    """The files that a name stands for.
-
-    Raises:
-        InputError: there are none.
-        MachineError: they cannot be fetched.
-    """
-    if name.startswith(SHARDS):
-        pattern = name[len(SHARDS) :]
-        paths = _matching(pattern, ".tar", "shards")
-        return Files(f"{SHARDS}{_absolute(pattern)}", paths)
-    pattern = name[len(HUB) :]
-    here = Path(pattern).expanduser()
-    if here.exists() or glob.has_magic(pattern) or pattern.endswith(".parquet"):
-        return Files(f"{HUB}{_absolute(pattern)}", _matching(pattern, ".parquet", "hf"))
-    return Files(name, _from_hub(pattern, data_root(root) / "huggingface", download))
-
-
-def _matching(pattern: str, suffix: str, kind: str) -> tuple[Path, ...]:
-    """The files of a folder, of a pattern with ``*``, ``?``, ``[]``, ``{a,b}`` or ``{00..99}``."""
-    if not pattern:
-        raise InputError(f"{kind}: has no path; write {kind}:PATTERN, for example '*{suffix}'")
-    found: set[str] = set()
-    for part in _braced(os.path.expanduser(pattern)):
-        if os.path.isdir(part):
-            part = os.path.join(glob.escape(part), "**", f"*{suffix}")
-        matches = glob.glob(part, recursive=True)
-        if "{" in pattern and not matches:
-            raise InputError(f"{kind}:{pattern}: there is no '{part}'")
-        found.update(os.path.abspath(match) for match in matches if os.path.isfile(match))
-    if not found:
-        raise InputError(
-            f"{kind}:{pattern}: no file matches; put the pattern into quotes, and count from "
-            f"where you are: {os.getcwd()}"
-        )
-    return tuple(map(Path, sorted(found)))
-
-
-def _braced(pattern: str) -> list[str]:
-    """Braces written out, as WebDataset does it."""
-    if "{" not in pattern:
-        return [pattern]
-    try:
-        from braceexpand import braceexpand
-    except ImportError:
-        raise InputError(
-            f"{pattern}: braces need a package; pip install 'genzoo[stream]', or write * instead"
-        ) from None
-    try:
-        return list(braceexpand(pattern))
-    except ValueError as error:
-        raise InputError(f"{pattern}: {error}") from error
-
-
-def _absolute(pattern: str) -> str:
-    return os.path.abspath(os.path.expanduser(pattern))
-
-
-def _from_hub(name: str, folder: Path, download: bool) -> tuple[Path, ...]:
-    """The parquet files of a data set of the Hugging Face Hub, fetched where they are missing."""
-    if not _HUB_NAME.fullmatch(name):
-        raise InputError(f"hf:{name}: neither a path nor a name such as owner/name")
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise InputError(
-            f"hf:{name}: there is no such file, and fetching data needs packages; "
-            "pip install 'genzoo[stream]'"
-        ) from None
-    owner, config = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
-    # Where the owner gave no parquet, the Hub makes some in a branch of its own.
-    for revision in (None, "refs/convert/parquet"):
-        try:
-            where = snapshot_download(
-                owner,
-                repo_type="dataset",
-                revision=revision,
-                allow_patterns=["*.parquet"],
-                cache_dir=folder,
-                local_files_only=not download,
-            )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise MachineError(
-                f"hf:{name}: cannot be fetched ({reason:.160}); place its parquet files in a "
-                "folder and give that: hf:FOLDER"
-            ) from error
-        found = sorted(Path(where).rglob("*.parquet"))
-        if found:
-            return _of_config(name, Path(where), found, config)
-    raise InputError(f"hf:{name}: has no parquet files")
-
-
-def _of_config(name: str, where: Path, found: list[Path], config: str) -> tuple[Path, ...]:
-    """The files of one configuration: folders that are neither ``data`` nor a split's."""
-    configs: dict[str, list[Path]] = {}
-    for path in found:
-        folders = path.relative_to(where).parts[:-1]
-        own = [part for part in folders if part != "data" and not _purpose(part)]
-        configs.setdefault("/".join(own), []).append(path)
-    if config in configs:
-        return tuple(configs[config])
-    if not config and len(configs) == 1:
-        return tuple(next(iter(configs.values())))
-    known = ", ".join(f"hf:{name.rsplit('/', 1)[0] if config else name}/{c}" for c in configs if c)
-    raise InputError(f"hf:{name}: write one of its configurations: {known}")
-
-
-def _by_purpose(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Files to train on, and files that are held out; none of these where no name tells."""
-    purposes = [_purpose(path.name) or _purpose(path.parent.name) for path in paths]
-    train = tuple(p for p, what in zip(paths, purposes, strict=True) if what in ("", "train"))
-    for wanted in ("test", "validation"):
-        held = tuple(p for p, what in zip(paths, purposes, strict=True) if what == wanted)
-        if held and train:
-            return train, held
-    return tuple(paths), ()
-
-
-def _purpose(name: str) -> str:
-    """``train``, ``test``, ``validation`` or nothing, by the words in a name."""
-    words = re.split(r"[^a-z]+", name.lower())
-    known = {
-        "train": "train",
-        **dict.fromkeys(TEST_WORDS, "test"),
-        **dict.fromkeys(VALIDATION_WORDS, "validation"),
-    }
-    return next((known[word] for word in words if word in known), "")
 
 
 def index_file(path: Path) -> ShardIndex:
@@ -266,15 +128,20 @@ def index_file(path: Path) -> ShardIndex:
     return index_tar(path)
 
 
-def _indexes(paths: Sequence[Path], root: Path) -> dict[Path, ShardIndex]:
+def _indexes(paths: Sequence[Path], root: Path, progress: Progress) -> dict[Path, ShardIndex]:
     """The index of each file, made in processes where that takes long."""
-    make = functools.partial(remembered_index, folder=root / "indexes", make=index_file)
+    make = functools.partial(remembered_index, folder=root / INDEXES, make=index_file)
     try:
         total = sum(os.path.getsize(path) for path in paths)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read") from error
     workers = 0 if total < SMALL else min(available_cores(), len(paths))
-    return dict(zip(paths, in_workers(make, paths, workers), strict=True))
+    found: dict[Path, ShardIndex] = {}
+    for path, index in zip(paths, in_workers(make, paths, workers), strict=True):
+        found[path] = index
+        if total >= SMALL:
+            progress.update("looking through files", len(found) / len(paths), path.name)
+    return found
 
 
 def _side(shards: Sequence[ShardIndex], size: int | None) -> int:
@@ -383,11 +250,11 @@ def _check_counts(name: str, train: int, test: int) -> None:
         )
 
 
-def _dataset(name: str, train: Stream, test: Stream, classes: tuple[str, ...]) -> Dataset:
+def _dataset(
+    name: str, train: Stream, test: Stream, classes: tuple[str, ...], root: Path
+) -> Dataset:
     """The data set: what is kept of its parts, and the parts themselves."""
-    cores = available_cores()
-    kept = [part.some(KEPT, seed) for seed, part in enumerate((train, test))]
-    both = [part.whole(part.workers(2 * cores)) for part in kept]
+    both = [_kept(part, seed, root) for seed, part in enumerate((train, test))]
     colored = any(drop_color(x.transpose(0, 2, 3, 1)).shape[-1] == 3 for x, _ in both)
     form = train.form._replace(channels=3 if colored else 1)
     splits = [
@@ -411,6 +278,30 @@ def _dataset(name: str, train: Stream, test: Stream, classes: tuple[str, ...]) -
     )
 
 
+def _kept(part: Stream, seed: int, root: Path) -> tuple[Pixels, NDArray[np.int64] | None]:
+    """Some of the pictures in memory, and their labels; decoded once.
+
+    Later they come from a file, which for parquet, where neighbours are read with them, matters.
+    """
+    some = part.some(max(MIN_TEST, min(KEPT, KEPT_BYTES // part.form.item_bytes)), seed)
+    told = [seed, len(part), len(some), *part.form, *(shard.digest for shard in part.shards)]
+    place = (
+        root / INDEXES / f"kept-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]}.npz"
+    )
+    side = part.form.side
+    try:
+        with open(place, "rb") as file, np.load(file, allow_pickle=False) as kept:
+            images: Pixels = kept["images"]
+        if images.dtype == np.uint8 and images.shape == (len(some), 3, side, side):
+            return images, some.all_labels()
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        pass
+    images, labels = some.whole(some.workers(2 * available_cores()))
+    with suppress(GenzooError, OSError), atomic_path(place) as beside:
+        np.savez(beside, images=images)
+    return images, labels
+
+
 def _spec(
     name: str, form: Form, labels: NDArray[np.int64] | None, classes: tuple[str, ...]
 ) -> DataSpec:
@@ -430,7 +321,11 @@ def _spec(
 
 def _fingerprint(spec: DataSpec, streams: Streams) -> str:
     """SHA-256 of the specification and of all pictures and labels, as the files have them."""
-    told: dict[str, Any] = {"spec": spec.to_dict(), "resized": streams.train.form.resized}
+    told: dict[str, Any] = {
+        "spec": spec.to_dict(),
+        "resized": streams.train.form.resized,
+        "kept": KEPT,
+    }
     for part, stream in zip(("train", "test"), streams, strict=True):
         told[part] = [len(stream), [shard.digest for shard in stream.shards]]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

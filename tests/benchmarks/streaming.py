@@ -10,7 +10,8 @@ different), once; then measures, each in processes of its own:
 - throughput: images a second of a Trainer that reads the shards against one whose images lie in
   memory, alternating in rounds; the median over rounds and the range;
 - evaluation: seconds and memory of scoring shards of samples against the shards, at several
-  numbers of samples, and the line through them at 1,000,000.
+  numbers of samples, and the line through them at 1,000,000. Distances are of all samples and all
+  held-out pictures, other metrics of `--n` on either side.
 
 Memory is the sum of the resident sets of all processes, so that what they share counts twice.
 """
@@ -178,13 +179,13 @@ def part_throughput(data: str, model: str, rounds: int, seconds: float) -> dict[
     return {"ratios": ratios, "images_per_second": rates, "gb": memory.most}
 
 
-def part_evaluation(data: str, samples: str) -> dict[str, Any]:
+def part_evaluation(data: str, samples: str, n: int) -> dict[str, Any]:
     """Score shards against shards, with all that is needed for it made now."""
     memory = Memory()
     import genzoo
 
     begun = time.perf_counter()
-    result = genzoo.evaluate(samples, data)
+    result = genzoo.evaluate(samples, data, n=n)
     score = result.metrics["fd_all"]
     seconds = time.perf_counter() - begun
     return {"seconds": seconds, "gb": memory.most, "n": score.n, "fd_all": score.value}
@@ -234,6 +235,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of a round of throughput")
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--samples", type=int, nargs="*", default=[25_000, 50_000, 100_000])
+    parser.add_argument("--n", type=int, default=2000, help="of other metrics, on either side")
     given = parser.parse_args()
 
     data = given.folder / f"real-{given.side}-{given.images}"
@@ -266,7 +268,7 @@ def main() -> None:
         make(made, n, given.side, seed=1)
         # The first one also trains the feature extractor and sums up the held-out pictures.
         for again in ("first", "again") if n == given.samples[0] else ("again",):
-            row = measure("evaluation", root, data=name, samples=f"shards:{made}/*.tar")
+            row = measure("evaluation", root, data=name, samples=f"shards:{made}/*.tar", n=given.n)
             print(
                 f"| {n:,} ({again}) | {row['seconds']:.1f} | {row['gb']:.2f} "
                 f"| {row['fd_all']:.3f} |",
