@@ -69,6 +69,9 @@ def test_the_seed_decides_and_the_position_is_enough(data: Dataset) -> None:
     """From anywhere, in any steps. Fails with: an order that depends on what was read before."""
     whole = numbers(shuffled(data).take(0, 250)[0])
     assert numbers(shuffled(data, seed=1).take(0, 250)[0]) != whole
+    n = data.counts[0]
+    firsts = [whole[:30], whole[n : n + 30], numbers(shuffled(data, seed=1).take(0, 30)[0])]
+    assert len({frozenset(first) for first in firsts}) == 3  # who is in it, not only the order
     rng = np.random.default_rng(0)
     order = shuffled(data)
     for start in (0, 3, 90, 91, 29, 200, 7, *rng.integers(0, 240, 10).tolist()):
@@ -182,19 +185,22 @@ def test_a_run_does_not_go_on_with_other_pictures(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 import genzoo
-from genzoo.data import stream
+from genzoo.data import stream, workers
 from genzoo.training import fit, loop
 
-name, out, number = sys.argv[1:4]
+name, out, number, how = sys.argv[1:5]
 stream.BLOCK_ITEMS, stream.FEW = 8, 1
+workers.AHEAD = 500  # so that a process that reads waits for someone to take what it has
 fit.CHECKPOINT_SECONDS, fit.SHOW_SECONDS = 0.0, 0.0
 left, step = int(number), loop.Trainer.step
 
 def counted(self):
     global left
     left -= 1
-    if not left:
+    if not left and how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if not left:  # as the end of a job on a cluster: to all processes
+        os.killpg(os.getpgid(0), signal.SIGTERM)
     step(self)
 
 loop.Trainer.step = counted
@@ -204,25 +210,29 @@ genzoo.train("vae", name, budget="40steps", out=out, resume=True, evaluate=False
 
 
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    """Killed twice while processes read ahead, which end too; finished without any processes.
+    """Killed, then ended as a group, while processes read ahead; finished without any.
 
-    Fails with: a position that is saved by the reader, processes that outlive their run.
+    Fails with: a position that is saved by the reader, processes that outlive their run, a run
+    that fails because its processes were told to end.
     """
     name = write_shards(tmp_path / "s", N)
     small = {"width": "16", "batch_size": "16"}
     whole = {"settings": small, "samples": 16, "threads": 1}
     straight = content(train(tmp_path / "straight", name, "vae", **whole))
     out = tmp_path / "run"
-    for number in ("17", "12"):
+    for number, how in (("17", "killed"), ("12", "ended")):
         # Into a file: a pipe would be open for as long as the processes that read.
         with open(tmp_path / "said", "w") as said:
             done = subprocess.run(
-                [sys.executable, "-c", KILLED, name, str(out), number],
+                [sys.executable, "-c", KILLED, name, str(out), number, how],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
                 stderr=said,
                 timeout=120,
+                start_new_session=True,
             )
-        assert done.returncode == -signal.SIGKILL, (tmp_path / "said").read_text()
+        expected = -signal.SIGKILL if how == "killed" else 1
+        assert done.returncode == expected, (tmp_path / "said").read_text()
+    assert open_run(out).status["state"] == "interrupted"
     assert 20 <= open_run(out).status["step"] < 40
     assert content(train(out, name, "vae", resume=True, **whole)) == straight
     end = time.monotonic() + 20
