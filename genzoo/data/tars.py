@@ -227,7 +227,7 @@ class _Walk:
         told = digits.astype(np.int64) @ 8 ** np.arange(5, -1, -1)
         for row in np.flatnonzero((digits > 7).any(1)):
             told[row] = _whole(table[row, 148:156].tobytes().strip(b" \0"), 8)
-        found = table.sum(1, dtype=np.int64) - table[:, 148:156].sum(1, dtype=np.int64) + 8 * 32
+        found = table.sum(1, dtype=np.uint32) + 8 * 32 - table[:, 148:156].sum(1, dtype=np.uint32)
         wrong = np.flatnonzero(told != found)
         if len(wrong):
             raise _no_archive(self.path, base + headers[wrong[0]], table[wrong[0]].tobytes())
