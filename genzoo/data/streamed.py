@@ -38,9 +38,10 @@ from genzoo.data.images import data_root
 from genzoo.data.indexing import ShardIndex, remembered_index
 from genzoo.data.pictures import Pixels, decode_image, drop_color
 from genzoo.data.stream import Form, Request, Stream, is_parquet, read_encoded
-from genzoo.data.workers import available_cores, in_workers
+from genzoo.data.workers import in_workers
 from genzoo.errors import GenzooError, InputError
 from genzoo.files import atomic_path
+from genzoo.machine import available_cores
 from genzoo.progress import Progress, Silent
 from genzoo.types import DataSpec
 

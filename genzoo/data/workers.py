@@ -27,13 +27,6 @@ GRACE_SECONDS = 10.0
 AHEAD = 4  # questions that each process may be ahead of whoever takes the answers
 
 
-def available_cores() -> int:
-    """Logical cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def in_workers(
     work: Callable[[Q], A | Exception], questions: Iterable[Q], workers: int
 ) -> Iterator[A]:

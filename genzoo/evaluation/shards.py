@@ -24,13 +24,13 @@ from torch import Tensor
 
 from genzoo.data.pictures import Pixels
 from genzoo.data.stream import Block, Stream
-from genzoo.data.workers import available_cores
 from genzoo.errors import InputError
 from genzoo.evaluation.features import Extractor
 from genzoo.evaluation.measured import Measured, NotApplicable
 from genzoo.evaluation.moments import Moments, frechet_of_moments
 from genzoo.evaluation.view import Items, View
 from genzoo.files import atomic_path
+from genzoo.machine import available_cores
 from genzoo.progress import Progress
 
 SCHEMA = 1

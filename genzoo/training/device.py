@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from genzoo.data.workers import available_cores as available_cores
 from genzoo.errors import InputError, MachineError
+from genzoo.machine import available_cores
 
 
 def available_devices() -> list[str]:

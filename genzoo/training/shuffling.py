@@ -20,7 +20,7 @@ from torch import Tensor
 
 from genzoo.data.pictures import Pixels
 from genzoo.data.stream import Block, Stream
-from genzoo.data.workers import available_cores
+from genzoo.machine import available_cores
 from genzoo.noise import derive_seed, generator
 
 WINDOW_ITEMS, WINDOW_BYTES = 1 << 14, 128 << 20
