@@ -97,7 +97,9 @@ def _opened(path: Path) -> Any:
     parquet = pyarrow_parquet()
     try:
         return parquet.ParquetFile(path, memory_map=False)
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+    except (MemoryError, PermissionError, FileNotFoundError):
+        raise
+    except Exception as error:  # decoders raise anything on a corrupt file
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable parquet file ({reason:.100})") from error
 
@@ -151,7 +153,9 @@ def _read_group(
     wanted += [] if columns.label is None else [columns.label]
     try:
         table = file.read_row_group(group, columns=wanted, use_threads=False)
-    except (OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: row group {group} is damaged ({reason:.100})") from error
     pictures = table[columns.image].combine_chunks()

@@ -420,14 +420,14 @@ def write_parquet(
     path: Path, n: int = 120, seed: int = 0, group: int = 25, **other: object
 ) -> Path:
     """As Hugging Face's `datasets` writes images and labels."""
-    pa = pytest.importorskip("pyarrow")
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
     images = [{"bytes": encoded(x), "path": f"{i}.png"} for i, x in enumerate(pictures(n, seed))]
     columns = {"image": images, "label": [i % 3 for i in range(n)], "text": ["x"] * n, **other}
     features = {"image": {"_type": "Image"}, "label": {"names": list("zyx"), "_type": "ClassLabel"}}
     told = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
     table = pa.table(columns).replace_schema_metadata(told)
-    pa.parquet.write_table(table, path, row_group_size=group)
+    parquet.write_table(table, path, row_group_size=group)
     return path
 
 
@@ -533,6 +533,28 @@ def test_missing_packages_are_told(
     name = f"shards:{tmp_path}/{{a,b}}.tar" if name == "x" else name.format(tmp_path)
     with pytest.raises(InputError, match=r"pip install 'genzoo\[stream\]'"):
         open_dataset(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_flipped_bytes_are_an_error_of_one_line_or_none(tmp_path: Path, kind: str) -> None:
+    """Fails with: what a decoder raises let through."""
+    if kind == "tar":
+        path = write_tar(tmp_path / "x.tar", samples(pictures(60), [i % 2 for i in range(60)]))
+    else:
+        path = write_parquet(tmp_path / "x.parquet", 60)
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(400):
+        raw = bytearray(whole)
+        for place in rng.integers(len(raw), size=rng.integers(1, 4)):
+            raw[place] = rng.integers(256)
+        path.write_bytes(raw[: rng.integers(len(raw))] if rng.random() < 0.1 else raw)
+        try:
+            open_dataset(f"{'shards' if kind == 'tar' else 'hf'}:{path}")
+        except GenzooError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert 100 < refused < 400
 
 
 # -- processes ------------------------------------------------------------------------------------
