@@ -244,6 +244,8 @@ class _Work:
         if isinstance(answer, Refused):
             return Score.refused(name, self.view.n, str(answer))
         info, text, floor = METRICS[name], answer.convention, answer.floor
+        if info.group == "memorization":
+            text += self._unseen()
         if floor is None and name in self.floors:
             floor = self.floors[name]
             carried = ", carried over to this N" if info.null_order else ""
@@ -261,6 +263,13 @@ class _Work:
             reference_error=answer.reference_error,
             caution=answer.caution,
         )
+
+    def _unseen(self) -> str:
+        """What a question about memory has not asked, where the data are in files."""
+        total, kept = self.reference.dataset.counts[0], len(self.reference.train)
+        if kept == total:
+            return ""
+        return f"; {kept:,} of {total:,} training items: copies of the others are not found"
 
     def nearest(self) -> Nearest | None:
         """The samples closest to the training data, by their place in the source."""

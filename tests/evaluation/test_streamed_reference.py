@@ -115,6 +115,8 @@ def test_shards_of_samples_are_scored(data: Dataset, tmp_path: Path) -> None:
         assert score.value == (theirs and pytest.approx(theirs, rel=1e-9)), name
     score = result.metrics["fd_all"]
     assert score.n == 200 and "all 200 samples against all 120 held-out items" in score.convention
+    told = result.metrics["duplicates"].convention
+    assert "60 of 480 training items: copies of the others are not found" in told
     images = torch.from_numpy(data.streams.test.whole(0)[0])
     real = Moments.of(extractor(images).features)
     from genzoo.evaluation.moments import frechet_of_moments
