@@ -155,6 +155,22 @@ def train(path: Path, name: str, model: Any = Tiny, **options: Any) -> genzoo.Ru
     return genzoo.train(model, name, out=path, device="cpu", **options)
 
 
+def test_a_run_sees_all_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails with: training on those that are kept in memory."""
+    monkeypatch.setattr("genzoo.data.streamed.KEPT", 20)
+    seen: set[int] = set()
+    take = Shuffled.take
+
+    def watched(self: Shuffled, start: int, stop: int) -> Any:
+        found = take(self, start, stop)
+        seen.update(numbers(found[0]))
+        return found
+
+    monkeypatch.setattr(Shuffled, "take", watched)
+    run = train(tmp_path / "run", write_shards(tmp_path / "s", N), budget="6steps")
+    assert run.status["images"] == 96 and len(seen) == 96
+
+
 def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """In the middle of an epoch, of a window and of a block; and other seeds see other orders."""
     name = write_shards(tmp_path / "s", N)
