@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Genzoo
 from made_shards import pictures, samples, write_shards, write_tar
 from torch import Tensor
 
@@ -123,6 +124,16 @@ def test_shards_of_samples_are_scored(data: Dataset, tmp_path: Path) -> None:
 
     expected = frechet_of_moments(Moments.of(extractor(in_memory).features), real)
     assert score.value == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_from_the_command_line(data: Dataset, tmp_path: Path, genzoo_says: Genzoo) -> None:
+    """Fails with: a pattern taken for a file."""
+    path = write_tar(tmp_path / "made.tar", samples(pictures(60, 3)))
+    words = ("evaluate", f"shards:{path}", "--data", data.name, "--features", "pixels", "--json")
+    said = genzoo_says(*words)
+    assert said.code == 0 and '"fd_all"' in said.out, said.err
+    said = genzoo_says("evaluate", f"shards:{tmp_path}/none-*.tar", "--data", data.name)
+    assert said.code == 2 and said.err.count("\n") == 1 and "no file matches" in said.err
 
 
 def test_parts_of_samples_as_shards(data: Dataset, tmp_path: Path) -> None:
