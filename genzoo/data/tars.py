@@ -27,7 +27,7 @@ from genzoo.data.pictures import SUFFIXES
 from genzoo.errors import InputError
 
 BLOCK = 512
-WINDOW = 8 << 20  # looked through at once
+WINDOW = 1 << 20  # looked through at once, and stays in the caches of a core
 BUFFER = 1 << 18  # of reading pictures
 # What is read together with its header: labels, small pictures, and extended headers.
 CARRIED = 1 << 16
