@@ -157,12 +157,28 @@ def lock(path: Path) -> Iterator[None]:
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         file = _own(path / LOCK)
+    _held.add(file)
     try:
         yield
     finally:
         with suppress(OSError):
             (path / LOCK).unlink()
-        os.close(file)
+        if file in _held:
+            _held.remove(file)
+            os.close(file)
+
+
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """In a forked process: else the folder would be locked for as long as that one lives."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _own(path: Path) -> int:

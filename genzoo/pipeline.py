@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -166,7 +166,11 @@ def train(
     if not (resume or follows or is_unused(path)):
         what = "holds a run" if is_run(path) else "is not empty"
         raise InputError(f"'{path}' {what}; go on with --resume or choose another --out")
-    dataset = open_dataset(data, data_root, size=size) if isinstance(data, str) else data
+    dataset = (
+        data
+        if isinstance(data, Dataset)
+        else open_dataset(data, data_root, size=size, progress=listener(progress))
+    )
     acceleration = accelerate(
         place,
         dataset.spec,
@@ -360,8 +364,10 @@ class _Job:
                 seed,
                 acceleration=Acceleration(**config.get("acceleration", {})),
                 ranks=ranks,
+                stream=None if self.dataset.streams is None else self.dataset.streams.train,
             )
-            fit(trainer, run, self.progress, self.interruption, loggers)
+            with closing(trainer.batches):
+                fit(trainer, run, self.progress, self.interruption, loggers)
 
     def _sample(self, run: Run, ranks: Ranks) -> None:
         model = self._shared(run, ranks)

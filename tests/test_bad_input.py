@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Genzoo, Said
+from made_shards import pictures, samples, write_tar
 from PIL import Image
 
 import genzoo
@@ -168,6 +169,20 @@ CASES = {
     "no image": Case("data folder:{nothing}", "data folder:{images}", ("{nothing}",)),
     "one image": Case("data folder:{single}", "data folder:{images}", ("{single}",)),
     "missing folder": Case("data folder:{new}", "data folder:{images}", ("{new}",)),
+    "shards that are not there": Case(
+        "data shards:{new}/*.tar", "data shards:{shards}/*.tar", ("{new}/*.tar", "quotes")
+    ),
+    "shards without their name": Case(
+        "data {shards}/0.tar", "data shards:{shards}/0.tar", ("shards:{shards}/0.tar",)
+    ),
+    "shards cut off": Case(
+        "data shards:{shards}/cut", "data shards:{shards}/0.tar", ("{shards}/cut", "cut off")
+    ),
+    "size of shards": Case(
+        "data shards:{shards}/0.tar --size 30",
+        "data shards:{shards}/0.tar --size 32",
+        ("30", "multiple of 4"),
+    ),
     "folder without its name": Case("data {images}", "data folder:{images}", ("folder:{images}",)),
     # machine
     "device": Case(TRAIN + " --device cuda:99", TRAIN + " --device cpu", ("cuda:99", "cpu")),
@@ -185,7 +200,9 @@ CASES = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """Everything that the cases name."""
     root = tmp_path_factory.mktemp("bad")
-    paths = {**_runs(root), **_samples(root), **_folders(root)}
+    paths = {**_runs(root), **_samples(root), **_folders(root), "shards": root / "shards"}
+    whole = write_tar(paths["shards"] / "0.tar", samples(pictures(60))).read_bytes()
+    (paths["shards"] / "cut").write_bytes(whole[:5000])
     paths["mine"] = root / "mine.py"
     paths["mine"].write_text(
         "import genzoo\n"

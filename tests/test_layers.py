@@ -20,6 +20,7 @@ ORDER = (
         "genzoo.types",
         "genzoo.progress",
         "genzoo.files",
+        "genzoo.machine",
         "genzoo.compat",
         "genzoo.notebook",
     ),

@@ -20,6 +20,7 @@ from genzoo_cli.show import dataset_answer
         "genzoo data",
         "genzoo data digits",
         "genzoo data folder:photos --size 16 --json",
+        "genzoo data 'shards:faces/{000..127}.tar' --size 64",
     ),
 )
 @click.argument("name", required=False)
@@ -42,12 +43,15 @@ def _all() -> Answer:
         (
             entry.name,
             entry.kind,
-            "" if entry.embedded or entry.name.startswith("folder:") else "downloaded",
+            "" if entry.embedded or ":" in entry.name else "downloaded",
             entry.summary,
         )
         for entry in entries
     ]
-    more = "\n\nYour own images: --data folder:PATH, with a sub-folder per class or none."
+    more = (
+        "\n\nYour own images: --data folder:PATH, with a sub-folder per class or none; "
+        "more of them than memory holds: --data 'shards:train-*.tar' or hf:FOLDER."
+    )
     return Answer(
         {"datasets": [dataclasses.asdict(entry) for entry in entries]},
         table(("data", "kind", "", "what it is"), rows, right=False) + more,

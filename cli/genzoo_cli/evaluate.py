@@ -22,6 +22,7 @@ from genzoo_cli.show import evaluation_answer, self_test_answer, sweep_answer
         "genzoo evaluate runs/vae-digits-s0 drawn-by-hand/ --data digits -o scores.json",
         "genzoo evaluate made/ --data folder:photos --size 64 --features inception",
         "genzoo evaluate samples.npz --data held-out.npz --train train.npz",
+        "genzoo evaluate 'shards:made/*.tar' --data 'shards:faces/*.tar' --size 64",
         "genzoo evaluate runs/diffusion-digits-s0 --sweep steps --values 2,4,8,16",
         "genzoo evaluate runs/compare-digits-12s --sweep training",
         "genzoo evaluate --self-test --data digits",
@@ -33,8 +34,9 @@ from genzoo_cli.show import evaluation_answer, self_test_answer, sweep_answer
 @click.option(
     "--data",
     metavar="NAME|FILE",
-    help="What they imitate: a name from 'genzoo data', folder:PATH, or held-out items as a file "
-    "or folder.  [default: what the run was trained on; digits for --self-test]",
+    help="What they imitate: a name from 'genzoo data', folder:PATH, shards:PATTERN, hf:NAME, or "
+    "held-out items as a file or folder.  [default: what the run was trained on; digits for "
+    "--self-test]",
 )
 @click.option(
     "--train",
@@ -111,7 +113,8 @@ def command(
     """Score samples against held-out real data, beside what real data themselves score.
 
     X is a run folder, an .npz (images uint8 N×H×W×C, or points N×D; labels where there are some),
-    an .npy, or a folder of images. What is not a run needs --data.
+    an .npy, a folder of images, or any number of
+    images as shards:PATTERN or hf:NAME. What is not a run needs --data.
     """
     import genzoo
 

@@ -77,7 +77,10 @@ data_root = click.option(
     "--data-root", type=FILE, metavar="DIR", help="Where downloaded data lie or go."
 )
 size = click.option(
-    "--size", type=COUNT, metavar="PIXELS", help="Side of the images of folder:PATH.  [default: 32]"
+    "--size",
+    type=COUNT,
+    metavar="PIXELS",
+    help="Side of the images of folder:PATH (32), shards:PATTERN and hf:NAME (their own).",
 )
 device = click.option(
     "--device",
@@ -179,7 +182,7 @@ def data(default: str | None = "digits") -> Decorator:
         default=default,
         show_default=default is not None,
         metavar="NAME",
-        help="A name from 'genzoo data', or folder:PATH."
+        help="A name from 'genzoo data', folder:PATH, shards:PATTERN, or hf:NAME."
         + ("" if default else "  [default: what the run was trained on]"),
     )
 

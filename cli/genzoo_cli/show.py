@@ -174,8 +174,8 @@ def samples_answer(samples: SampleSet, run: Path, out: Path, show: str | None) -
 def dataset_answer(dataset: Dataset) -> Answer:
     """What is in an opened data set."""
     sizes = {
-        "train": len(dataset.train.data),
-        "test": len(dataset.test.data),
+        "train": dataset.counts[0],
+        "test": dataset.counts[1],
         "reserved": 0 if dataset.reserved is None else len(dataset.reserved.data),
     }
     payload = {

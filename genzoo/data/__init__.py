@@ -16,6 +16,7 @@ from genzoo.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from genzoo.data.dataset import Dataset, ModeLabels, Modes, Split
+    from genzoo.progress import Progress
 
 __all__ = [
     "DATASETS",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 FOLDER = "folder:"
+STREAMED = ("shards:", "hf:")
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,22 @@ _ALL = (
         False,
         "folder",
     ),
+    DatasetEntry(
+        "shards:PATTERN",
+        "tar files as of WebDataset, larger than memory: 000001.png beside .cls or .json",
+        "image",
+        "1 or 3 channels, their own size or --size, 256 levels",
+        False,
+        "streamed",
+    ),
+    DatasetEntry(
+        "hf:NAME",
+        "parquet of the Hugging Face Hub, or a folder or pattern of such files",
+        "image",
+        "1 or 3 channels, their own size or --size, 256 levels",
+        False,
+        "streamed",
+    ),
 )
 DATASETS: Mapping[str, DatasetEntry] = {entry.name: entry for entry in _ALL}
 
@@ -161,16 +179,18 @@ def open_dataset(
     *,
     size: int | None = None,
     download: bool = True,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Open real data by name.
 
     Args:
-        name: a key of `DATASETS`, or ``folder:PATH``.
+        name: a key of `DATASETS`, ``folder:PATH``, ``shards:PATTERN`` or ``hf:NAME``.
         root: where the files of downloadable data lie or shall lie; by default the environment
             variable ``GENZOO_DATA``, else ``~/.cache/genzoo/data``.
-        size: height and width of the images of a folder, divisible by 4 (default 32). Other
-            data have their own size.
+        size: height and width of the images of a folder (default 32) or of files that are
+            streamed (default: their own), divisible by 4. Other data have their own size.
         download: whether missing files may be fetched.
+        progress: told of work that may take long.
 
     Raises:
         InputError: no such data, unusable files, or a size that cannot be.
@@ -178,17 +198,24 @@ def open_dataset(
     """
     if name.startswith(FOLDER):
         return _folder(name[len(FOLDER) :], 32 if size is None else size)
+    if name.startswith(STREAMED):
+        from genzoo.data.streamed import open_streamed
+
+        return open_streamed(name, size, root, download, progress)
     entry = DATASETS.get(name.lower())
-    if entry is None or entry.name == "folder:PATH":
+    if entry is None or ":" in entry.name:
         if os.path.isdir(name):
             raise InputError(f"unknown dataset '{name}'; a folder of images is folder:{name}")
+        if name.endswith((".tar", ".parquet")):
+            kind = STREAMED[name.endswith(".parquet")]
+            raise InputError(f"unknown dataset '{name}'; such files are {kind}{name}")
         raise unknown("dataset", name, DATASETS)
     module = importlib.import_module(f"genzoo.data.{entry.module}")
     dataset: Dataset = module.open_named(entry.name, root=root, download=download)
     if size is not None and dataset.spec.shape[-1:] != (size,):
         raise InputError(
             f"--size {size}: the items of {entry.name} are {entry.shape}; "
-            "only the images of folder:PATH are resized"
+            "only the images of folder:PATH, shards:PATTERN and hf:NAME are resized"
         )
     return dataset
 

@@ -6,13 +6,16 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from genzoo.types import DataSpec
+
+if TYPE_CHECKING:
+    from genzoo.data.stream import Stream
 
 
 class Split(NamedTuple):
@@ -51,9 +54,21 @@ class ModeLabels(NamedTuple):
     test: Tensor
 
 
+class Streams(NamedTuple):
+    """All pictures of data that need not fit into memory.
+
+    Attributes:
+        train: what generators learn from.
+        test: what they are compared with.
+    """
+
+    train: Stream
+    test: Stream
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Real data in memory.
+    """Real data in memory, or what is kept of them there.
 
     Attributes:
         name: canonical, ``digits`` or ``folder:/absolute/path``.
@@ -71,6 +86,7 @@ class Dataset:
             feature extractor tells the digits.
         root: where the files of `single` lie, as it was asked for; ``None`` for the default.
         fingerprint: sha256 of spec and contents: equal data have equal fingerprints.
+        streams: all pictures, where `train` and `test` hold but some of them.
     """
 
     name: str
@@ -86,6 +102,14 @@ class Dataset:
     mode_labels: ModeLabels | None = None
     single: str | None = None
     root: str | None = None
+    streams: Streams | None = None
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Numbers of training and of held-out items, whether in memory or not."""
+        if self.streams is not None:
+            return len(self.streams.train), len(self.streams.test)
+        return len(self.train.data), len(self.test.data)
 
 
 def fingerprint(spec: DataSpec, *splits: Split | None) -> str:

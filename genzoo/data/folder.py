@@ -40,9 +40,7 @@ def open_folder(path: str | Path, size: int = 32) -> Dataset:
         InputError: a size or folder that cannot be used, an image that cannot be read (it is
             named), or too few images.
     """
-    if size < 4 or size % 4:
-        near = max(4, 4 * round(size / 4))
-        raise InputError(f"--size {size}: must be a positive multiple of 4, for example {near}")
+    check_size(size)
     if not str(path):
         raise InputError("folder: has no path; write folder:PATH")
     found = find_images(path)
@@ -61,6 +59,17 @@ def open_folder(path: str | Path, size: int = 32) -> Dataset:
         for rows in (torch.from_numpy(~in_test), torch.from_numpy(in_test))
     )
     return _dataset(Path(path).expanduser().resolve(), train, test, found.class_names)
+
+
+def check_size(size: int) -> None:
+    """Whether models can be of this size.
+
+    Raises:
+        InputError: no multiple of 4.
+    """
+    if size < 4 or size % 4:
+        near = max(4, 4 * round(size / 4))
+        raise InputError(f"--size {size}: must be a positive multiple of 4, for example {near}")
 
 
 def _dataset(path: Path, train: Split, test: Split, class_names: tuple[str, ...]) -> Dataset:

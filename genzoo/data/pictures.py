@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,23 +50,44 @@ def read_image(path: str | Path, size: int | None = None) -> Pixels:
     if not os.path.isfile(path):  # a pipe would block, a broken link has nothing to read
         raise InputError(f"{path}: not a file that can be read as an image")
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
+        with open(path, "rb") as file:
+            return decode_image(file, str(path), size)
+    except PermissionError:
+        raise InputError(f"{path}: no permission to read this image") from None
+
+
+def decode_image(file: BinaryIO, name: str, size: int | None = None) -> Pixels:
+    """One encoded image, from a file or from memory, as RGB; see `read_image`.
+
+    Args:
+        file: open for reading, at its beginning.
+        name: what errors call it.
+        size: height and width wanted; the image's own where absent.
+
+    Raises:
+        InputError: empty, corrupt, or above `MAX_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pixel counts and odd metadata: checked here
             image = Image.open(file, formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(
-                    f"{path}: {image.width}x{image.height} is above the limit of "
+                    f"{name}: {image.width}x{image.height} is above the limit of "
                     f"{MAX_PIXELS // 1_000_000} million pixels; make the image smaller"
                 )
             rgb = _to_rgb(ImageOps.exif_transpose(image))
-    except (InputError, MemoryError):
+    except (InputError, MemoryError, PermissionError):
         raise
-    except PermissionError:
-        raise InputError(f"{path}: no permission to read this image") from None
-    except Exception as error:  # decoders raise anything on a corrupt file
-        empty = os.path.getsize(path) == 0
+    except Image.DecompressionBombError as error:
         raise InputError(
-            f"{path}: {'this file is empty' if empty else 'not a readable image'}; "
+            f"{name}: is far above the limit of {MAX_PIXELS // 1_000_000} million pixels; "
+            "make the image smaller"
+        ) from error
+    except Exception as error:  # decoders raise anything on a corrupt file
+        empty = file.seek(0, os.SEEK_END) == 0
+        raise InputError(
+            f"{name}: {'this file is empty' if empty else 'not a readable image'}; "
             "mend or remove it"
         ) from error
     if size is not None:

@@ -6,13 +6,20 @@ an error.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
 from genzoo.errors import GenzooError
-from genzoo.files import read_json, write_json
+from genzoo.files import atomic_path, read_json, write_json
 from genzoo.progress import Progress
 
 SCHEMA = 1
@@ -39,6 +46,41 @@ def remembered(
     raw: dict[str, Any] = {"schema": SCHEMA, "numbers": numbers}
     keep(path, lambda: write_json(path, raw), progress)
     return numbers
+
+
+def remembered_tensors(
+    path: Path, make: Callable[[], Mapping[str, Tensor]], progress: Progress
+) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file that is what was written, or made now and kept."""
+    if path.exists():
+        try:
+            with safe_open(path, framework="pt") as file:
+                told = json.loads(file.metadata()["genzoo"])
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if content_hash(found) != told["sha256"]:
+                raise ValueError("its content does not match its hash")
+            return found
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            progress.note(f"'{path}' cannot be used ({error}); made again")
+    tensors = {name: value.cpu().contiguous() for name, value in make().items()}
+
+    def write() -> None:
+        told = {"genzoo": json.dumps({"sha256": content_hash(tensors)})}
+        with atomic_path(path) as beside:
+            save_file(tensors, beside, metadata=told)
+
+    keep(path, write, progress)
+    return tensors
+
+
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and contents of tensors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name].detach().cpu().numpy())
+        digest.update(f"{name};{array.dtype.str};{array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def keep(path: Path, write: Callable[[], None], progress: Progress) -> None:

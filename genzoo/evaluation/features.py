@@ -8,20 +8,18 @@ features that were learned from them without labels; points by their standardize
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from genzoo.data.dataset import Dataset
 from genzoo.errors import InputError
 from genzoo.evaluation import extractors
+from genzoo.evaluation.cache import content_hash as content_hash
 from genzoo.evaluation.result import FeatureInfo
 from genzoo.progress import Progress
 
@@ -153,16 +151,6 @@ def open_extractor(
     request = Request(dataset, folder, device, progress, variant, path, trust)
     opened: Extractor = extractors.load(entry)(request)
     return opened
-
-
-def content_hash(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and contents of tensors, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        array = np.ascontiguousarray(weights[name].detach().cpu().numpy())
-        digest.update(f"{name};{array.dtype.str};{array.shape};".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _room(n: int, like: Tensor | None, device: torch.device) -> Tensor | None:

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from genzoo.data.dataset import Dataset, Split
 from genzoo.data.ranges import to_display, to_model
-from genzoo.evaluation.cache import cache_folder, remembered
+from genzoo.evaluation.cache import cache_folder, remembered, remembered_tensors
 from genzoo.evaluation.catalogue import METRICS, Floor
 from genzoo.evaluation.controls import CONTROLS, control_items, open_material
 from genzoo.evaluation.features import Extractor, Features, open_extractor
 from genzoo.evaluation.measurement import MIN_ITEMS, measure_all, values
+from genzoo.evaluation.moments import Moments
+from genzoo.evaluation.shards import gather_stream
 from genzoo.evaluation.view import Items, View
 from genzoo.notebook import listener
-from genzoo.progress import Progress
+from genzoo.progress import Progress, Silent
 from genzoo.training.device import resolve_device
 
 # Goes into the cache key: raise it whenever a metric, a floor or a control changes.
@@ -39,14 +41,22 @@ class Reference:
         dataset: the data.
         extractor: its feature space.
         folder: of the cache.
-        train: training items, images uint8 0 … 255 or points; empty where unknown.
-        test: held-out items.
+        train: training items, images uint8 0 … 255 or points; empty where unknown; of data in
+            files, those that are kept in memory.
+        test: held-out items, likewise.
         calibrated: what metrics remember of these data.
     """
 
-    def __init__(self, dataset: Dataset, extractor: Extractor, folder: Path) -> None:
-        """Nothing is measured yet."""
+    def __init__(
+        self,
+        dataset: Dataset,
+        extractor: Extractor,
+        folder: Path,
+        progress: Progress | None = None,
+    ) -> None:
+        """Nothing is measured yet; `progress` hears of what is read from files."""
         self.dataset, self.extractor, self.folder = dataset, extractor, folder
+        self._progress = progress or Silent()
         self.train, self.test = self._items(dataset.train), self._items(dataset.test)
         self.calibrated: dict[str, Any] = {}
 
@@ -56,8 +66,36 @@ class Reference:
         return Items(raw, split.labels, self)
 
     def features(self, items: Tensor) -> Features:
-        """See `genzoo.evaluation.view.Spaces`."""
-        return self.extractor(items)
+        """See `genzoo.evaluation.view.Spaces`; of what is kept of files, remembered."""
+        if self.dataset.streams is None:
+            return self.extractor(items)
+        part = next((n for n in ("train", "test") if getattr(self, n).raw is items), None)
+        if part is None:
+            return self.extractor(items)
+        found = self._remembered(f"{part}-features", lambda: _present(self.extractor(items)))
+        home = {name: tensor.to(self.extractor.home) for name, tensor in found.items()}
+        return Features(**home)
+
+    def moments(self) -> Moments:
+        """Of all held-out pictures of files: of each file, merged; remembered."""
+        streams = self.dataset.streams
+        assert streams is not None
+
+        def make() -> dict[str, Tensor]:
+            self._progress.note(f"reading the {len(streams.test):,} held-out pictures, once")
+            seen = gather_stream(streams.test, self.extractor, self._progress, kept=0)
+            return seen.moments.to_tensors()
+
+        return Moments.from_tensors(self._remembered("moments", make))
+
+    def _remembered(self, what: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        path = self.folder / "references" / f"{self._key}-{what}-v{VERSION}.safetensors"
+        return remembered_tensors(path, make, self._progress)
+
+    @property
+    def _key(self) -> str:
+        """What everything here is of, by content."""
+        return f"{self.dataset.fingerprint[:32]}-{self.extractor.info.hash[:16]}"
 
     def pixels(self, items: Tensor) -> Tensor:
         """Pixels 0 … 255, or standardized coordinates, (N, D).
@@ -105,6 +143,7 @@ class Reference:
             dataset=self.dataset,
             calibrated=self.calibrated,
             reference=(self.train, self.test),
+            moments=None if self.dataset.streams is None else self.moments,
             **more,
         )
 
@@ -148,8 +187,7 @@ class Reference:
         progress: Progress,
         make: Callable[[], dict[str, float]],
     ) -> dict[str, float]:
-        key = f"{self.dataset.fingerprint[:32]}-{self.extractor.info.hash[:16]}"
-        path = self.folder / "references" / f"{key}-{what}-n{n}-p{depth}-v{VERSION}.json"
+        path = self.folder / "references" / f"{self._key}-{what}-n{n}-p{depth}-v{VERSION}.json"
         kept = (str(path), n)
         if kept not in _yardsticks:
             task = "real-data floors" if what == "floor" else "controls"
@@ -236,6 +274,11 @@ class Reference:
         return "training data in the samples' place"
 
 
+def _present(found: Features) -> dict[str, Tensor]:
+    """The fields that there are, by name."""
+    return {name: value for name, value in found._asdict().items() if value is not None}
+
+
 def choose(total: int, n: int, stream: int) -> Tensor:
     """N of `total` rows in random order, the same ones every time for a stream.
 
@@ -272,7 +315,7 @@ def open_reference(
         extractor = open_extractor(
             dataset, folder, where, listener(progress), features, weights, trust
         )
-        _references[key] = Reference(dataset, extractor, folder)
+        _references[key] = Reference(dataset, extractor, folder, listener(progress))
         if len(_references) > 2:
             _references.popitem(last=False)
     return _references[key]

@@ -9,23 +9,29 @@ merged hold the very items that one pass would have kept.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from genzoo.data.pictures import Pixels
+from genzoo.data.stream import Block, Stream
 from genzoo.errors import InputError
 from genzoo.evaluation.features import Extractor
 from genzoo.evaluation.measured import Measured, NotApplicable
 from genzoo.evaluation.moments import Moments, frechet_of_moments
-from genzoo.evaluation.view import View
+from genzoo.evaluation.view import Items, View
 from genzoo.files import atomic_path
+from genzoo.machine import available_cores
+from genzoo.progress import Progress
 
 SCHEMA = 1
 KEPT = 10_000
@@ -144,6 +150,40 @@ def gather(
     return seen
 
 
+def gather_stream(
+    stream: Stream,
+    extractor: Extractor,
+    progress: Progress,
+    *,
+    first: int = 0,
+    kept: int = KEPT,
+) -> Gathered:
+    """All pictures of a stream: each file on its own, then merged.
+
+    Args:
+        stream: of one picture or more.
+        extractor: the feature space.
+        progress: told how far it is.
+        first: number of the first picture among all samples of the set.
+        kept: how many items to keep at most.
+    """
+    seen: Gathered | None = None
+    total, begun = len(stream), first
+    pictures = stream.read(stream.blocks, stream.workers(available_cores()))
+    read = zip(stream.blocks, pictures, strict=True)
+    for _, blocks in groupby(read, key=lambda pair: pair[0].shard):
+        own: Gathered | None = None
+        for items, labels in _chunks(stream, blocks):
+            found = _gather_chunk(items, labels, extractor, first, kept)
+            own = found if own is None else own.merge(found, kept)
+            first += len(items)
+            progress.update("pictures", (first - begun) / total, f"{first - begun:,}")
+        assert own is not None
+        seen = own if seen is None else seen.merge(own, kept)
+    assert seen is not None
+    return seen
+
+
 def merge_all(parts: Sequence[Gathered]) -> Gathered:
     """All parts as one; in any order the same up to rounding of the sums."""
     whole, *others = sorted(parts, key=lambda part: part.ranges)
@@ -180,7 +220,7 @@ def whole(view: View) -> dict[str, Measured]:
     seen = view.gathered
     if seen is None:
         raise NotApplicable("the samples are in memory: fd and inception_score tell of them")
-    real = view.once("moments of the held-out items", lambda _, test: Moments.of(test.features))
+    real = view.once("moments of the held-out items", lambda _, test: _of_all(view, test))
     text = (
         f"all {seen.count:,} samples against all {real.count:,} held-out items, unbiased "
         "covariances; not comparable with fd, whose sides are equally many"
@@ -195,12 +235,40 @@ def whole(view: View) -> dict[str, Measured]:
     return found
 
 
+def _of_all(view: View, test: Items) -> Moments:
+    """Of all held-out items, whether in memory or not."""
+    return Moments.of(test.features) if view.moments is None else view.moments()
+
+
 def _on_cpu(moments: Moments) -> dict[str, Any]:
     return {
         "count": moments.count,
         "mean": moments.mean.cpu(),
         "scatter": moments.scatter.cpu(),
     }
+
+
+def _chunks(
+    stream: Stream, blocks: Iterable[tuple[Block, Pixels]]
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Pictures and labels of blocks, about `CHUNK` at a time."""
+    images: list[Pixels] = []
+    labels: list[NDArray[np.int64]] = []
+
+    def joined() -> tuple[Tensor, Tensor | None]:
+        known = torch.from_numpy(np.concatenate(labels)) if labels else None
+        return torch.from_numpy(np.concatenate(images)), known
+
+    for block, pictures in blocks:
+        images.append(pictures)
+        own = stream.labels_of(block)
+        if own is not None:
+            labels.append(own)
+        if sum(map(len, images)) >= CHUNK:
+            yield joined()
+            images, labels = [], []
+    if images:
+        yield joined()
 
 
 def _gather_chunk(

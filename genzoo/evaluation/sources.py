@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genzoo.data import DATASETS, FOLDER, open_dataset
+from genzoo.data import DATASETS, FOLDER, STREAMED, open_dataset
 from genzoo.data.dataset import Dataset
 from genzoo.data.ranges import to_display
+from genzoo.data.stream import Stream
 from genzoo.errors import InputError
 from genzoo.evaluation.arrays import from_arrays
 from genzoo.evaluation.shards import Gathered, read_gathered
@@ -64,6 +65,24 @@ def as_run(source: Source) -> Run | None:
     return None
 
 
+def as_stream(source: Source, dataset: Dataset, root: str | Path | None = None) -> Stream | None:
+    """The samples that ``shards:PATTERN`` or ``hf:NAME`` stand for; ``None`` for other sources.
+
+    Raises:
+        InputError: they cannot be read, or are not of the data's size.
+    """
+    if not is_streamed(source):
+        return None
+    from genzoo.data.streamed import open_samples
+
+    return open_samples(str(source), dataset.spec, dataset.class_names, root)
+
+
+def is_streamed(source: object) -> bool:
+    """Whether a source is named by ``shards:`` or ``hf:``."""
+    return isinstance(source, (str, Path)) and str(source).startswith(STREAMED)
+
+
 def open_subject(source: Source, dataset: Dataset) -> Subject:
     """Read samples and check them against the data that they imitate.
 
@@ -86,9 +105,9 @@ def open_subject(source: Source, dataset: Dataset) -> Subject:
             )
         return _checked(run.model, "run", samples, dataset.spec, run)
     if isinstance(source, (str, Path)) and Path(source).suffix == GATHERED:
-        return _from_gathered(Path(source).name, read_gathered(source), dataset.spec)
+        return from_gathered(Path(source).name, read_gathered(source), dataset.spec)
     if isinstance(source, Gathered):
-        return _from_gathered("samples", source, dataset.spec)
+        return from_gathered("samples", source, dataset.spec)
     if isinstance(source, (str, Path)):
         kind = "folder" if Path(source).is_dir() else "npz"
         samples = read_samples(source, dataset.class_names)
@@ -96,7 +115,12 @@ def open_subject(source: Source, dataset: Dataset) -> Subject:
     return _checked("samples", "arrays", _from_arrays(source, dataset.spec), dataset.spec)
 
 
-def _from_gathered(name: str, seen: Gathered, spec: DataSpec) -> Subject:
+def from_gathered(name: str, seen: Gathered, spec: DataSpec) -> Subject:
+    """What was kept of samples that were gathered.
+
+    Raises:
+        InputError: they are not of the data's kind.
+    """
     labels = seen.labels.numpy() if len(seen.labels) else None
     if seen.items.ndim == 4:
         samples = SampleSet(images=seen.items.movedim(1, -1).numpy(), labels=labels)
@@ -114,9 +138,9 @@ def open_data(
     """What samples are held against.
 
     Args:
-        data: a dataset, a dataset's name (``folder:PATH`` included), or held-out items: an
-            ``.npz`` or ``.npy`` file, a folder of images of one size, a `SampleSet`, an array or
-            a tensor.
+        data: a dataset, a dataset's name (``folder:PATH`` and its kin included), or held-out
+            items: an ``.npz`` or ``.npy`` file, a folder of images of one size, a `SampleSet`, an
+            array or a tensor.
         train: training items, where `data` are held-out items.
         root: where downloaded data lie.
         size: side in pixels of ``folder:`` data.
@@ -139,7 +163,8 @@ def open_data(
 
 def _is_name(data: str) -> bool:
     """Whether a text names a dataset, or nothing at all, rather than a file or folder."""
-    return data.lower() in DATASETS or data.startswith(FOLDER) or not Path(data).exists()
+    named = data.lower() in DATASETS or data.startswith((FOLDER, *STREAMED))
+    return named or not Path(data).exists()
 
 
 def _read_items(source: Source) -> SampleSet:

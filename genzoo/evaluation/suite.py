@@ -22,8 +22,17 @@ from genzoo.evaluation.memorization import nearest_panel
 from genzoo.evaluation.modes import mode_counts
 from genzoo.evaluation.reference import MAX_ITEMS, Reference, choose, enough, open_reference
 from genzoo.evaluation.result import Evaluation, Nearest, Score
-from genzoo.evaluation.shards import Gathered, gather
-from genzoo.evaluation.sources import Source, Subject, as_run, open_data, open_subject
+from genzoo.evaluation.shards import Gathered, gather, gather_stream
+from genzoo.evaluation.sources import (
+    Source,
+    Subject,
+    as_run,
+    as_stream,
+    from_gathered,
+    is_streamed,
+    open_data,
+    open_subject,
+)
 from genzoo.evaluation.view import Items
 from genzoo.files import write_json
 from genzoo.model import GenerativeModel
@@ -59,9 +68,11 @@ def evaluate(
 
     Args:
         source: a run or its folder, an ``.npz`` or ``.npy`` file, a folder of images, a
-            `SampleSet`, an array or a tensor; see `genzoo.evaluation.sources.open_subject`.
-        data: what the samples imitate: a dataset or its name (``digits``, ``folder:PATH``), or
-            held-out items in any form that `source` may have. A run knows its own.
+            `SampleSet`, an array or a tensor; see `genzoo.evaluation.sources.open_subject`; or
+            any number of images as ``shards:PATTERN`` or ``hf:NAME``.
+        data: what the samples imitate: a dataset or its name (``digits``, ``folder:PATH``,
+            ``shards:PATTERN``), or held-out items in any form that `source` may have. A run knows
+            its own.
         train: what the generator learned from, where `data` are held-out items; without it,
             questions about memory have no answer.
         features: the feature space, see `genzoo.evaluation.features.open_extractor`.
@@ -87,10 +98,15 @@ def evaluate(
         raise InputError(f"--n {n}: must be at least 1")
     where = resolve_device(device)
     dataset = _dataset(source, data, train, data_root, size)
-    subject = open_subject(source, dataset)
+    stream = as_stream(source, dataset, data_root)
+    subject = open_subject(source, dataset) if stream is None else None
     reference = open_reference(
         dataset, cache, device, progress, features=features, weights=weights, trust=trust
     )
+    if stream is not None:
+        seen = gather_stream(stream, reference.extractor, progress)
+        subject = from_gathered(Path(str(source)).name, seen, dataset.spec)
+    assert subject is not None
     work = _Work(subject, reference, seed, n or MAX_ITEMS, progress)
     scores = work.scores()
     scores.append(likelihood_score(subject.run, dataset, where, model, trust, progress))
@@ -147,13 +163,17 @@ def gather_samples(
         To be merged by `genzoo.evaluation.shards.merge_all`, written by its `write`, and
         evaluated like any other source.
     """
-    dataset = open_data(data, None, data_root, size)
-    subject = open_subject(source, dataset)
-    if subject.gathered is not None:
+    dataset, progress = open_data(data, None, data_root, size), listener(progress)
+    stream = as_stream(source, dataset, data_root)
+    subject = open_subject(source, dataset) if stream is None else None
+    if subject is not None and subject.gathered is not None:
         return subject.gathered
     reference = open_reference(
         dataset, cache, device, progress, features=features, weights=weights, trust=trust
     )
+    if stream is not None:
+        return gather_stream(stream, reference.extractor, progress, first=first)
+    assert subject is not None
     return gather(subject.items, subject.labels, reference.extractor, first=first)
 
 
@@ -224,6 +244,8 @@ class _Work:
         if isinstance(answer, Refused):
             return Score.refused(name, self.view.n, str(answer))
         info, text, floor = METRICS[name], answer.convention, answer.floor
+        if info.group == "memorization":
+            text += self._unseen()
         if floor is None and name in self.floors:
             floor = self.floors[name]
             carried = ", carried over to this N" if info.null_order else ""
@@ -241,6 +263,13 @@ class _Work:
             reference_error=answer.reference_error,
             caution=answer.caution,
         )
+
+    def _unseen(self) -> str:
+        """What a question about memory has not asked, where the data are in files."""
+        total, kept = self.reference.dataset.counts[0], len(self.reference.train)
+        if kept == total:
+            return ""
+        return f"; {kept:,} of {total:,} training items: copies of the others are not found"
 
     def nearest(self) -> Nearest | None:
         """The samples closest to the training data, by their place in the source."""
@@ -262,7 +291,8 @@ def _dataset(
         return open_data(data, train, root, size)
     run = as_run(source)
     if run is None:
-        if isinstance(source, (str, Path)) and not Path(source).exists():
+        gone = isinstance(source, (str, Path)) and not Path(source).exists()
+        if gone and not is_streamed(source):
             raise InputError(f"{source}: there is no such file or folder")
         name = f"'{source}' does" if isinstance(source, (str, Path)) else "these samples do"
         raise InputError(f"{name} not say what it imitates; name the data, as by --data digits")

@@ -21,6 +21,7 @@ from genzoo.evaluation.measured import Refused
 from genzoo.progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from genzoo.evaluation.moments import Moments
     from genzoo.evaluation.shards import Gathered
 
 T = TypeVar("T")
@@ -123,6 +124,7 @@ class View:
         calibrated: what `once` remembers, shared by all views of a reference.
         reference: all training and held-out items, from which calibrations are made.
         gathered: sums over samples of which `pool` holds but a part.
+        moments: makes those of all held-out items, where `test` holds but some of them.
     """
 
     samples: Items
@@ -137,6 +139,7 @@ class View:
     calibrated: dict[str, Any] = field(default_factory=dict)
     reference: tuple[Items, Items] | None = None
     gathered: Gathered | None = None
+    moments: Callable[[], Moments] | None = None
 
     @cached_property
     def some(self) -> Items:

@@ -106,7 +106,11 @@ def compare(
     contenders, baselines = distinct(models), distinct(controls)
     sources = find_sources([*contenders, *baselines], jobs)
     own = settings_by_model(settings or {}, sources)
-    dataset = open_dataset(data, data_root, size=size) if isinstance(data, str) else data
+    dataset = (
+        data
+        if isinstance(data, Dataset)
+        else open_dataset(data, data_root, size=size, progress=progress)
+    )
     path = Path(out) if out is not None else _default_path(dataset, parsed)
     plan = {
         "schema": SCHEMA,

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from genzoo.errors import InputError
+from genzoo.machine import available_cores
 from genzoo.model import GenerativeModel
 from genzoo.runs import SCHEMA, is_run, read_json, write_json
 from genzoo.training import find_model
-from genzoo.training.device import available_cores
 from genzoo.training.loading import ModelSource
 from genzoo.types import Budget
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from genzoo.errors import InputError, MachineError
+from genzoo.machine import available_cores
 
 
 def available_devices() -> list[str]:
@@ -127,13 +127,6 @@ def describe_machine(device: torch.device) -> dict[str, str | int | None]:
         "cores": available_cores(),
         "gpu": gpu,
     }
-
-
-def available_cores() -> int:
-    """Logical cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _out_of_memory(what: str) -> MachineError:

@@ -26,8 +26,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from genzoo.errors import GenzooError, InputError, MachineError
+from genzoo.machine import available_cores
 from genzoo.model import GenerativeModel
-from genzoo.training.device import available_cores
 from genzoo.training.draws import WholeMinibatch
 from genzoo.training.ranks import Ranks, Wishes
 

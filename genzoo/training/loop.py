@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from genzoo.data import Split
 from genzoo.data.ranges import to_model
+from genzoo.data.stream import Stream
 from genzoo.errors import Diverged, InputError, unknown
 from genzoo.model import GenerativeModel, group_of
 from genzoo.noise import derive_seed, generator
@@ -30,6 +31,7 @@ from genzoo.training.checkpoint import Checkpoint
 from genzoo.training.device import seed_global
 from genzoo.training.ema import WeightAverage
 from genzoo.training.ranks import ALONE, Ranks, Wishes, mean_sums
+from genzoo.training.shuffling import Shuffled
 from genzoo.types import Batch, Budget, DataSpec, Loss, Recipe, TrainState
 
 # Streams of a run's seed. Steps are (seed, STEP, number).
@@ -39,7 +41,7 @@ T = TypeVar("T")
 
 
 class Minibatches:
-    """Training data in memory, cut into minibatches by (seed, number) alone.
+    """Training data in memory or in files, cut into minibatches by (seed, number) alone.
 
     Epochs are laid end to end and cut at multiples of the batch size, so every item is seen
     equally often even where the batch does not divide the data or exceeds them.
@@ -53,6 +55,7 @@ class Minibatches:
         seed: int,
         device: torch.device,
         ranks: Ranks = ALONE,
+        stream: Stream | None = None,
     ) -> None:
         """Move the data to the device: images as integer levels, points standardized.
 
@@ -63,7 +66,9 @@ class Minibatches:
             seed: of the run.
             device: where the minibatches are wanted.
             ranks: whose share of each minibatch is wanted.
+            stream: all images, where `data` are but some of them.
         """
+        self._files = None if stream is None else Shuffled(stream, seed, ORDER)
         self.spec, self.batch_size, self._seed = spec, batch_size, seed
         self._share = ranks.share(batch_size)
         raw = data.data.to(device)
@@ -75,17 +80,38 @@ class Minibatches:
 
     def __len__(self) -> int:
         """Number of items."""
-        return len(self._raw)
+        return len(self._raw if self._files is None else self._files)
 
     def __getitem__(self, number: int) -> Batch:
         """The minibatch `number`, or this rank's share; counted from the start of training."""
         start = number * self.batch_size
+        if self._files is not None:
+            return self._from_files(self._files, start, start + self.batch_size)
         index = self._items(start, start + self.batch_size)[self._share].to(self._raw.device)
         return self._batch(self._raw[index], {k: v[index] for k, v in self._cond.items()})
 
     def whole(self) -> Batch:
-        """All items in their own order."""
+        """All items in their own order; of files, those that are kept in memory."""
         return self._batch(self._raw, self._cond)
+
+    def any(self) -> Batch:
+        """A minibatch for a rehearsal: of files, one for which nothing must be read."""
+        if self._files is None:
+            return self[0]
+        index = torch.arange(self.batch_size, device=self._raw.device)[self._share] % len(self._raw)
+        return self._batch(self._raw[index], {k: v[index] for k, v in self._cond.items()})
+
+    def close(self) -> None:
+        """Leave the files, where there are some."""
+        if self._files is not None:
+            self._files.close()
+
+    def _from_files(self, files: Shuffled, start: int, stop: int) -> Batch:
+        raw, labels = files.take(start, stop)  # every rank reads all of it and keeps its share
+        cond = {}
+        if self._cond and labels is not None:
+            cond["label"] = labels[self._share].to(self._raw.device)
+        return self._batch(raw[self._share].to(self._raw.device), cond)
 
     def _items(self, start: int, stop: int) -> Tensor:
         """Indices of positions start … stop-1 of the epochs laid end to end."""
@@ -158,6 +184,7 @@ class Trainer:
         used: Used | None = None,
         acceleration: Acceleration = Acceleration(),  # noqa: B008  (frozen)
         ranks: Ranks = ALONE,
+        stream: Stream | None = None,
     ) -> None:
         """Get ready; changes nothing of the model but its mode.
 
@@ -169,13 +196,14 @@ class Trainer:
             used: where to go on.
             acceleration: precision, layout and compilation.
             ranks: this process among those that train together.
+            stream: all images of the split, where `data` are but some of them.
         """
         self.model, self.seed, self.device = model.train(), seed, model.device
         self.recipe, self.ranks = model.recipe(), ranks
         check_recipe(self.recipe, model, ranks.count)
         self.clock = BudgetClock(budget, used or Used(), self.device, ranks)
         size = self.recipe.batch_size
-        self.batches = Minibatches(data, model.spec, size, seed, self.device, ranks)
+        self.batches = Minibatches(data, model.spec, size, seed, self.device, ranks, stream)
         self.groups = model.param_groups()
         self.optimizers = {
             name: _optimizer(group, self.recipe) for name, group in self.groups.items()
@@ -237,6 +265,7 @@ class Trainer:
         """Count the cost of new phases by passes that are undone; also warms the machine up."""
         begun = time.perf_counter()
         flops = self.clock.used.phase_flops
+        self.batches[self._number]  # the first pictures of files come before the first step
         for phase in phases:
             self._train_only(phase)
             if phase not in flops:
@@ -256,7 +285,12 @@ class Trainer:
 
     def _rehearse(self, phase: str, state: TrainState) -> None:
         seed_global(derive_seed(self.seed, STEP, state.step), self.device)
-        self._descend(self.batches[0], phase, state)
+        self._descend(self.batches.any(), phase, state)
+
+    @property
+    def _number(self) -> int:
+        """Of the coming minibatch."""
+        return self.clock.used.images // self.batches.batch_size
 
     @contextmanager
     def _undone(self) -> Iterator[None]:
@@ -314,7 +348,7 @@ class Trainer:
         group = self.groups[group_of(phase)]
         optimizer = self.optimizers[group_of(phase)]
         optimizer.zero_grad(set_to_none=True)
-        batch = self.batches[self.clock.used.images // self.batches.batch_size]
+        batch = self.batches[self._number]
         entry = self._entry(phase)
         if self.ranks.count == 1:
             loss = self._fitting(lambda: self._descend(batch, phase, state, entry))

@@ -26,12 +26,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from genzoo.data import Dataset, open_dataset
 from genzoo.data.ranges import to_model
+from genzoo.machine import available_cores
 from genzoo.model import GenerativeModel
 from genzoo.models.ddpm import DDPM, DDPMSettings, T
 from genzoo.noise import NoiseSource
 from genzoo.training import find_model
 from genzoo.training.acceleration import Acceleration
-from genzoo.training.device import available_cores
 from genzoo.training.loop import Trainer
 from genzoo.training.meter import matmul_rate
 from genzoo.types import Batch, Budget, DataSpec, Loss, Recipe, SampleOptions, TrainState

@@ -79,7 +79,7 @@ def test_size_is_refused_where_nothing_is_resized():
 def test_listing_imports_no_torch_and_digits_no_torchvision():
     code = (
         "import sys, genzoo.data as d\n"
-        "assert len(d.DATASETS) == 13 and 'torch' not in sys.modules\n"
+        "assert len(d.DATASETS) == 15 and 'torch' not in sys.modules\n"
         "d.open_dataset('digits'); assert 'torchvision' not in sys.modules"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
