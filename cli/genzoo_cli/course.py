@@ -17,6 +17,7 @@ EXAMPLES = (
     "genzoo course figures week3/student",
     "genzoo course pack week3/student",
     "genzoo course validate week3",
+    "genzoo course grade hand-ins/*.zip --bundle week3/instructor --out grades",
 )
 
 
@@ -42,9 +43,9 @@ class Course(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group("course", cls=Course, short_help="Assignments: new, check, figures, pack, validate.")
+@click.group("course", cls=Course, short_help="Assignments: new, check, figures, pack, validate, grade.")
 def command() -> None:
-    """Assignments on generative models: write them, work on them, hand them in.
+    """Assignments on generative models: write them, work on them, hand them in, grade them.
 
     Seven assignments on small data, each with a story, blanks of a few lines, checks that tell the
     cause, and figures for a report: vae, flow, gan, diffusion, flow-matching, autoregressive,

@@ -43,7 +43,7 @@ def share(
     if part is None:
         return float(found["score"] / found["max_score"])
     lines = found["output"].splitlines()
-    return float(part < len(lines) and lines[part].startswith("right"))
+    return float(part < len(lines) and lines[part].endswith(": right"))
 
 
 @lru_cache(maxsize=8)

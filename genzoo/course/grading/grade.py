@@ -207,7 +207,7 @@ def _parts(test: Test, session: Session) -> Iterator[tuple[float, str]]:
                 why = "your code's answer has another form than was asked for"
                 session.note(f"{part.__name__}: {type(error).__name__}: {plain(str(error), 200)}")
         found = found if np.isfinite(found) else 0.0
-        yield found, f"{why or _word(found)}: {what}"
+        yield found, f"{what}: {why or _word(found)}"
 
 
 def _word(share: float) -> str:

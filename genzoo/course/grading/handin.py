@@ -21,10 +21,12 @@ def students(sources: Sequence[Path]) -> dict[str, Path]:
     """Hand-ins by the student's name or number: that of the folder, or of the zip.
 
     Raises:
-        InputError: a name that cannot be a folder's, or two of the same.
+        InputError: a missing file, a name that cannot be a folder's, or two of the same.
     """
     found: dict[str, Path] = {}
     for source in sources:
+        if not source.exists():
+            raise InputError(f"hand-in '{source}' does not exist")
         name = source.name.removesuffix(".zip") if source.is_file() else source.resolve().name
         if not _STUDENT.fullmatch(name):
             raise InputError(
