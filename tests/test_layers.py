@@ -69,6 +69,7 @@ NO_TORCH = (
     "genzoo.data",
     "genzoo.errors",
     "genzoo.evaluation.catalogue",
+    "genzoo.jobs",
     "genzoo.registry",
     "genzoo.runs",
     "genzoo.samples",

@@ -14,6 +14,7 @@ from typing import Any
 
 from genzoo.data import Dataset, open_dataset
 from genzoo.errors import InputError, Interrupted, PartialFailure
+from genzoo.experiment.cluster import Scheduler, find_scheduler, on_cluster
 from genzoo.experiment.plan import (
     Model,
     distinct,
@@ -45,6 +46,7 @@ def compare(
     budget: str | Budget = "12s",
     seeds: int = 3,
     jobs: int = 1,
+    scheduler: str | None = None,
     controls: Sequence[str] | str = CONTROLS,
     out: str | Path | None = None,
     conditional: bool | None = None,
@@ -72,6 +74,9 @@ def compare(
         budget: of each run.
         seeds: runs of each model, with seeds 0, 1, ….
         jobs: runs at a time, each in its own process.
+        scheduler: a Dask cluster to carry out the runs: ``local`` (`jobs` processes here),
+            ``slurm``, ``pbs``, ``lsf`` or ``sge`` (up to `jobs` jobs), or the address of one's
+            own, such as ``tcp://10.0.0.1:8786``; the folder must lie where all machines see it.
         controls: baselines with known faults, one run each; ``()`` or ``none`` for none.
         out: folder; ``runs/compare-<data>-<budget>`` where absent.
         conditional: whether models are shown labels; where absent, if the data have some.
@@ -99,12 +104,17 @@ def compare(
         if value < least:
             raise InputError(f"--{name} {value}: must be at least {least}")
     check_trackers(log)
-    parsed, place = Budget.parse(budget), resolve_device(device)
-    each = threads_of_each(jobs, threads, parsed)
-    if jobs > 1 and not isinstance(data, str):
-        raise InputError("jobs > 1 needs the name of a dataset, which each process opens")
+    parsed = Budget.parse(budget)
+    cluster = None if scheduler is None else find_scheduler(scheduler, jobs, threads)
+    if cluster is not None and cluster.is_elsewhere:
+        place, each = device, cluster.threads  # which device there is, each worker knows
+    else:
+        place, each = str(resolve_device(device)), threads_of_each(jobs, threads, parsed)
+    apart = "jobs > 1" if jobs > 1 else None if scheduler is None else "scheduler"
+    if apart and not isinstance(data, str):
+        raise InputError(f"{apart} needs the name of a dataset, which each process opens")
     contenders, baselines = distinct(models), distinct(controls)
-    sources = find_sources([*contenders, *baselines], jobs)
+    sources = find_sources([*contenders, *baselines], apart)
     own = settings_by_model(settings or {}, sources)
     dataset = (
         data
@@ -126,12 +136,13 @@ def compare(
         "conditional": conditional,
         "samples": samples,
         "jobs": jobs,
+        "scheduler": scheduler,
         "command": [str(part) for part in sys.argv],
     }
     common = {
         "budget": parsed,
         "conditional": conditional,
-        "device": str(place),
+        "device": place,
         "preset": preset,
         "precision": precision,
         "compiled": compiled,
@@ -144,7 +155,7 @@ def compare(
     }
     wanted = [(m, s) for m in contenders for s in range(seeds)] + [(m, 0) for m in baselines]
     tasks = [_task(path, sources[m], m, seed, own[m], common) for m, seed in wanted]
-    comparison = _carry_out(path, plan, tasks, dataset, jobs, progress)
+    comparison = _carry_out(path, plan, tasks, dataset, jobs, cluster, progress)
     if comparison.failed:
         raise ComparisonFailed(comparison)
     return comparison
@@ -169,11 +180,14 @@ def _carry_out(
     tasks: Sequence[Task],
     dataset: Dataset,
     jobs: int,
+    cluster: Scheduler | None,
     progress: Progress,
 ) -> Comparison:
     with Interruption(), _resumable(path), lock(path):
         open_plan(path, plan)
-        if jobs == 1:
+        if cluster is not None:
+            failed = on_cluster(tasks, dataset, cluster, path, progress)
+        elif jobs == 1:
             failed = one_by_one(tasks, dataset, progress)
         else:
             failed = in_processes(tasks, dataset, jobs, progress)
