@@ -21,6 +21,7 @@ from genzoo_cli.show import comparison_answer
         "genzoo compare",
         "genzoo compare --models vae,diffusion --data fashion-mnist --budget 5min",
         "genzoo compare --data grid --budget 2000steps --seeds 5 --jobs 2",
+        "genzoo compare --budget 1e15flops --scheduler slurm --jobs 12 --threads 8 --out /shared/c",
         "genzoo compare --models diffusion,mine.py:Mine --controls none --out runs/mine",
     ),
 )
@@ -48,6 +49,12 @@ from genzoo_cli.show import comparison_answer
     show_default=True,
     metavar="N",
     help="Trainings at a time; they share the cores.",
+)
+@click.option(
+    "--scheduler",
+    metavar="NAME",
+    help="A Dask cluster for the runs: local (--jobs processes), slurm, pbs, lsf or sge (up to "
+    "--jobs jobs), or an address, tcp://HOST:PORT. --out must lie where all machines see it.",
 )
 @click.option(
     "--controls",

@@ -169,7 +169,7 @@ def show(name: str, path: Path, progress: Progress) -> float:
     if run.status["state"] in ("trained", "sampled", "finished"):
         detail = {"trained": "sampling", "sampled": "evaluating"}.get(run.status["state"], "")
         progress.update(name, 0.999, detail)  # 1 is said when the process has ended
-        return 1.0
+        return 0.999
     part, loss = next(iter(line["loss"].items()), ("", 0.0))
     progress.update(name, 0.999 * line["progress"], f"training, {part} {loss:.4g}")
     return float(line["progress"])
