@@ -98,6 +98,16 @@ def wait_until_free(path: Path, seconds: float) -> None:
 # -- on a worker of a cluster ---------------------------------------------------------------
 
 
+def dask_setup(worker: Any) -> None:
+    """Leave Ctrl-C to the one who asked for the runs: a hook of Dask, in each local worker.
+
+    In a terminal the signal reaches every process, and a worker would die with a traceback.
+    """
+    if threading.current_thread() is threading.main_thread():
+        # Not SIG_IGN, which the processes of the runs would inherit.
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+
+
 @dataclass(frozen=True)
 class Common:
     """What every machine that carries out runs of a comparison must share.

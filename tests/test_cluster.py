@@ -201,8 +201,10 @@ def test_without_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", sorted(cluster.BATCH))
 def test_jobs_of_batch_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     import dask.config
-    import dask_jobqueue
 
+    handler = signal.getsignal(signal.SIGINT)
+    dask_jobqueue = cluster.import_jobqueue()
+    assert signal.getsignal(signal.SIGINT) is handler
     kind = getattr(dask_jobqueue, cluster.BATCH[name])
     made: dict[str, Any] = {}
 
@@ -224,7 +226,8 @@ def test_jobs_of_batch_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(dask_jobqueue, cluster.BATCH[name], Script)
     monkeypatch.setattr(shutil, "which", lambda command: command)
     asked = cluster.find_scheduler(name, jobs=7, threads=4)
-    with pytest.raises(InputError, match=f"Set DASK_JOBQUEUE__{name.upper()}__MEMORY=8GB"):
+    unsaid = dask.config.set({f"jobqueue.{name}.memory": None})
+    with unsaid, pytest.raises(InputError, match=f"Set DASK_JOBQUEUE__{name.upper()}__MEMORY=8GB"):
         cluster._batch(asked, tmp_path)
     with dask.config.set({f"jobqueue.{name}.memory": "2GB", f"jobqueue.{name}.queue": "mine"}):
         cluster._batch(asked, tmp_path)

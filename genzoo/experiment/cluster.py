@@ -8,9 +8,11 @@ See `README.md` beside this file.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import time
 import uuid
@@ -69,6 +71,9 @@ def find_scheduler(name: str, jobs: int, threads: int | None) -> Scheduler:
     try:
         import dask.config
         import distributed  # noqa: F401
+
+        if name.lower() in BATCH:
+            import_jobqueue()
     except ImportError as error:
         raise InputError(
             f"--scheduler {name} needs Dask; install it with: pip install 'genzoo[cluster]'"
@@ -299,6 +304,7 @@ def _local(scheduler: Scheduler) -> Any:
         dashboard_address=None,
         memory_limit=None,  # a run is a process of its own, which the worker does not count
         silence_logs=logging.CRITICAL,
+        preload=[carry_out.__module__],  # whose `dask_setup` it calls
     )
 
 
@@ -312,10 +318,9 @@ def _batch(scheduler: Scheduler, folder: Path) -> Any:
         InputError: the system's commands are not here, or the configuration lacks something.
     """
     import dask.config
-    import dask_jobqueue
 
     name = scheduler.name
-    kind = getattr(dask_jobqueue, BATCH[name])
+    kind = getattr(import_jobqueue(), BATCH[name])
     if shutil.which(command := kind.job_cls.submit_command.split()[0]) is None:
         raise InputError(f"--scheduler {name}: there is no '{command}' here; go where it is")
     section = f"jobqueue.{name}"
@@ -340,6 +345,15 @@ def _batch(scheduler: Scheduler, folder: Path) -> Any:
     # A run takes long, which Dask cannot know: a worker for each that waits, up to `jobs`.
     cluster.adapt(minimum_jobs=0, maximum_jobs=scheduler.jobs, target_duration="1ms", interval="2s")
     return cluster
+
+
+def import_jobqueue() -> Any:
+    """dask-jobqueue without the handler of Ctrl-C that it installs: it ends the process with 0."""
+    before = signal.getsignal(signal.SIGINT)
+    jobqueue = importlib.import_module("dask_jobqueue")
+    if signal.getsignal(signal.SIGINT) is not before:
+        signal.signal(signal.SIGINT, before)
+    return jobqueue
 
 
 @contextmanager
