@@ -220,11 +220,15 @@ def test_jobs_of_batch_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
                 **{k: v for k, v in options.items() if k != "silence_logs"},
             ).job_script()
 
+        def job_script(self) -> str:
+            return str(made["script"])
+
         def adapt(self, **options: Any) -> None:
             made.update(options)
 
     monkeypatch.setattr(dask_jobqueue, cluster.BATCH[name], Script)
     monkeypatch.setattr(shutil, "which", lambda command: command)
+    monkeypatch.setattr(cluster, "_check_slurm", lambda script: None)
     asked = cluster.find_scheduler(name, jobs=7, threads=4)
     unsaid = dask.config.set({f"jobqueue.{name}.memory": None})
     with unsaid, pytest.raises(InputError, match=f"Set DASK_JOBQUEUE__{name.upper()}__MEMORY=8GB"):
@@ -340,13 +344,9 @@ def _slurm() -> str | None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(_slurm() is not None, reason=str(_slurm()))
-def test_a_killed_slurm_job_costs_nothing(
-    tmp_path: Path, serial: genzoo.Comparison, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DASK_JOBQUEUE__SLURM__MEMORY", "1GB")
+def test_a_killed_slurm_job_costs_nothing(tmp_path: Path, serial: genzoo.Comparison) -> None:
     import dask.config
 
-    dask.config.refresh()
     run = tmp_path / "c" / "runs" / "tiny_models-tiny-s0"
 
     def kill() -> None:
@@ -354,7 +354,13 @@ def test_a_killed_slurm_job_costs_nothing(
         subprocess.run(["scancel", "--signal=KILL", "--full", number], check=True)
 
     killer = Listener(kill)
-    found = compare(tmp_path / "c", scheduler="slurm", jobs=2, progress=killer)
+    with dask.config.set({"jobqueue.slurm.memory": "1GB"}):
+        with (
+            dask.config.set({"jobqueue.slurm.queue": "nonsense"}),
+            pytest.raises(InputError, match="SLURM would refuse the job: .*invalid partition"),
+        ):
+            compare(tmp_path / "d", scheduler="slurm")
+        found = compare(tmp_path / "c", scheduler="slurm", jobs=2, progress=killer)
     assert killer.acted and any("was lost" in note for note in killer.notes), killer.notes
     assert content(found) == content(serial)
     check_nothing_twice(found)

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import time
 import uuid
 from collections import deque
@@ -342,9 +343,29 @@ def _batch(scheduler: Scheduler, folder: Path) -> Any:
         ],
         silence_logs=logging.CRITICAL,
     )
+    if name == "slurm":
+        try:
+            _check_slurm(cluster.job_script())
+        except InputError:
+            cluster.close()
+            raise
     # A run takes long, which Dask cannot know: a worker for each that waits, up to `jobs`.
     cluster.adapt(minimum_jobs=0, maximum_jobs=scheduler.jobs, target_duration="1ms", interval="2s")
     return cluster
+
+
+def _check_slurm(script: str) -> None:
+    """Ask SLURM whether it would take a job; Dask would wait for a refused one for ever.
+
+    Raises:
+        InputError: it would not; says why.
+    """
+    done = subprocess.run(
+        ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=60
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise InputError(f"--scheduler slurm: SLURM would refuse the job: {lines[0]:.300}")
 
 
 def import_jobqueue() -> Any:
