@@ -21,6 +21,7 @@ ORDER = (
         "genzoo.progress",
         "genzoo.files",
         "genzoo.machine",
+        "genzoo.rates",
         "genzoo.compat",
         "genzoo.notebook",
     ),

@@ -6,37 +6,27 @@ the report lies beside them. Carrying out the same plan again does only what is 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from genzoo.data import Dataset, open_dataset
-from genzoo.errors import InputError, Interrupted, PartialFailure
-from genzoo.experiment.cluster import Scheduler, find_scheduler, on_cluster
-from genzoo.experiment.plan import (
-    Model,
-    distinct,
-    find_sources,
-    open_plan,
-    settings_by_model,
-    threads_of_each,
-)
+from genzoo.data import Dataset
+from genzoo.errors import Interrupted, PartialFailure
+from genzoo.experiment.arrangement import Arrangement, arrange
+from genzoo.experiment.cluster import on_cluster
+from genzoo.experiment.forecasting import Forecast, forecast
+from genzoo.experiment.plan import Model, open_plan
 from genzoo.experiment.result import Comparison, ComparisonFailed
 from genzoo.experiment.runners import Task, in_processes, one_by_one
-from genzoo.files import slug
 from genzoo.notebook import listener
 from genzoo.progress import Progress
 from genzoo.registry import CONTROLS, DEFAULT_MODELS
-from genzoo.runs import SCHEMA, is_run, lock
-from genzoo.training import resolve_device
+from genzoo.runs import is_run, lock
 from genzoo.training.interruption import Interruption
-from genzoo.training.loading import ModelSource
-from genzoo.training.loggers import check_trackers
 from genzoo.types import Budget
 
-__all__ = ["Comparison", "ComparisonFailed", "compare"]
+__all__ = ["Comparison", "ComparisonFailed", "Forecast", "compare", "forecast"]
 
 
 def compare(
@@ -100,97 +90,45 @@ def compare(
         Interrupted: by Ctrl-C or SIGTERM; the same call goes on.
     """
     progress = listener(progress)
-    for name, value, least in (("seeds", seeds, 1), ("jobs", jobs, 1), ("samples", samples, 1)):
-        if value < least:
-            raise InputError(f"--{name} {value}: must be at least {least}")
-    check_trackers(log)
-    parsed = Budget.parse(budget)
-    cluster = None if scheduler is None else find_scheduler(scheduler, jobs, threads)
-    if cluster is not None and cluster.is_elsewhere:
-        place, each = device, cluster.threads  # which device there is, each worker knows
-    else:
-        place, each = str(resolve_device(device)), threads_of_each(jobs, threads, parsed)
-    apart = "jobs > 1" if jobs > 1 else None if scheduler is None else "scheduler"
-    if apart and not isinstance(data, str):
-        raise InputError(f"{apart} needs the name of a dataset, which each process opens")
-    contenders, baselines = distinct(models), distinct(controls)
-    sources = find_sources([*contenders, *baselines], apart)
-    own = settings_by_model(settings or {}, sources)
-    dataset = (
-        data
-        if isinstance(data, Dataset)
-        else open_dataset(data, data_root, size=size, progress=progress)
+    arranged = arrange(
+        models,
+        data,
+        budget=budget,
+        seeds=seeds,
+        jobs=jobs,
+        scheduler=scheduler,
+        controls=controls,
+        out=out,
+        conditional=conditional,
+        device=device,
+        preset=preset,
+        precision=precision,
+        compiled=compiled,
+        channels_last=channels_last,
+        settings=settings,
+        samples=samples,
+        data_root=data_root,
+        size=size,
+        threads=threads,
+        log=log,
+        progress=progress,
     )
-    path = Path(out) if out is not None else _default_path(dataset, parsed)
-    plan = {
-        "schema": SCHEMA,
-        "kind": "comparison",
-        "models": [sources[m].name for m in contenders],
-        "controls": [sources[m].name for m in baselines],
-        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
-        "budget": str(parsed),
-        "seeds": seeds,
-        "settings": {
-            sources[m].name: sources[m].settings(own[m], dataset.spec, preset) for m in sources
-        },
-        "conditional": conditional,
-        "samples": samples,
-        "jobs": jobs,
-        "scheduler": scheduler,
-        "command": [str(part) for part in sys.argv],
-    }
-    common = {
-        "budget": parsed,
-        "conditional": conditional,
-        "device": place,
-        "preset": preset,
-        "precision": precision,
-        "compiled": compiled,
-        "channels_last": channels_last,
-        "samples": samples,
-        "data_root": data_root,
-        "size": size,
-        "threads": each,
-        "log": tuple(log),
-    }
-    wanted = [(m, s) for m in contenders for s in range(seeds)] + [(m, 0) for m in baselines]
-    tasks = [_task(path, sources[m], m, seed, own[m], common) for m, seed in wanted]
-    comparison = _carry_out(path, plan, tasks, dataset, jobs, cluster, progress)
+    comparison = _carry_out(arranged, progress)
     if comparison.failed:
         raise ComparisonFailed(comparison)
     return comparison
 
 
-def _task(
-    path: Path,
-    source: ModelSource,
-    model: Model,
-    seed: int,
-    settings: Mapping[str, Any],
-    common: Mapping[str, Any],
-) -> Task:
-    named = source.name if isinstance(model, str) else model
-    folder = path / "runs" / f"{source.short}-s{seed}"
-    return Task(named, folder, {**common, "seed": seed, "settings": settings})
-
-
-def _carry_out(
-    path: Path,
-    plan: Mapping[str, Any],
-    tasks: Sequence[Task],
-    dataset: Dataset,
-    jobs: int,
-    cluster: Scheduler | None,
-    progress: Progress,
-) -> Comparison:
+def _carry_out(arranged: Arrangement, progress: Progress) -> Comparison:
+    path, tasks, dataset = arranged.path, arranged.tasks, arranged.dataset
     with Interruption(), _resumable(path), lock(path):
-        open_plan(path, plan)
-        if cluster is not None:
-            failed = on_cluster(tasks, dataset, cluster, path, progress)
-        elif jobs == 1:
+        open_plan(path, arranged.plan)
+        if arranged.scheduler is not None:
+            failed = on_cluster(tasks, dataset, arranged.scheduler, path, progress)
+        elif arranged.jobs == 1:
             failed = one_by_one(tasks, dataset, progress)
         else:
-            failed = in_processes(tasks, dataset, jobs, progress)
+            failed = in_processes(tasks, dataset, arranged.jobs, progress)
         report = _report(path, tasks, failed)
     return Comparison(path, tuple(task.path for task in tasks), failed, report)
 
@@ -204,10 +142,6 @@ def _resumable(path: Path) -> Iterator[None]:
         raise Interrupted(
             f"comparison stopped; '{path}' is saved: the same command goes on with it"
         ) from None
-
-
-def _default_path(dataset: Dataset, budget: Budget) -> Path:
-    return Path("runs") / f"compare-{slug(dataset.name)}-{budget}"
 
 
 def _report(path: Path, tasks: Sequence[Task], failed: Mapping[str, str]) -> Path:
