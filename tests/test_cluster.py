@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ import genzoo
 from genzoo import jobs
 from genzoo.errors import InputError, Interrupted, InUse, PartialFailure
 from genzoo.experiment import ComparisonFailed, cluster
-from genzoo.jobs import Common
+from genzoo.jobs import Common, Lost
 from genzoo.runs import lock, open_run
 from genzoo.training.interruption import Interruption, request_stop
 
@@ -100,7 +102,10 @@ def training(out: Path) -> Iterator[subprocess.Popen[bytes]]:
         while not (out / "status.json").exists():
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.1)
-        yield process
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_run_whose_parent_is_gone_saves_itself(tmp_path: Path) -> None:
@@ -168,6 +173,49 @@ def test_a_worker_that_shares_too_little_refuses(
 def test_a_worker_that_does_not_see_the_lock_refuses(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two could write one run"):
         common(tmp_path).check(1)
+
+
+class Worker:
+    """What a run asks of a worker of Dask."""
+
+    def __init__(self, task: str = "executing") -> None:
+        self.state = SimpleNamespace(nthreads=1, tasks={"key": SimpleNamespace(state=task)})
+        self.told: list[Any] = []
+
+    def get_current_task(self) -> str:
+        return "key"
+
+    def log_event(self, topic: str, message: Any) -> None:
+        self.told.append(message["run"])
+
+
+@pytest.fixture
+def on_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
+    import distributed
+
+    def carry_out(worker: Worker, *words: str) -> str | None:
+        monkeypatch.setattr(distributed, "get_worker", lambda: worker)
+        with lock(tmp_path / "c"):
+            return jobs.carry_out(str(tmp_path / "run"), words, common(tmp_path))
+
+    return carry_out
+
+
+def test_a_run_waits_for_the_one_before_it(
+    tmp_path: Path, on_a_worker: Callable[..., str | None]
+) -> None:
+    worker, begun, earlier = Worker(), time.monotonic(), lock(tmp_path / "run")
+    earlier.__enter__()
+    threading.Timer(1.0, earlier.__exit__, (None, None, None)).start()
+    assert on_a_worker(worker, "--version") is None
+    assert time.monotonic() - begun >= 1.0 and worker.told == ["run"]
+
+
+def test_how_a_run_ends(on_a_worker: Callable[..., str | None]) -> None:
+    reason = on_a_worker(Worker(), "nonsense")
+    assert reason and reason.startswith("exit code 2: genzoo: error: unknown command 'nonsense'")
+    with pytest.raises(Lost, match="no longer wanted"):
+        on_a_worker(Worker("cancelled"), "doctor")
 
 
 # -- asking for a cluster -------------------------------------------------------------------

@@ -270,8 +270,7 @@ class _Kept:
     """A tensor for as long as its graph needs it."""
 
     def __init__(self, tensor: Tensor, saved: SavedTensors) -> None:
-        # Detached, because a node that keeps its own output would never be freed.
-        self._tensor, self._saved = tensor.detach(), saved
+        self._tensor, self._saved = tensor, saved
         storage = tensor.untyped_storage()
         self._about = (storage.data_ptr(), storage.nbytes())
         saved.keep(*self._about)
