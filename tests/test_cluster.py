@@ -402,6 +402,7 @@ def test_a_killed_slurm_job_costs_nothing(tmp_path: Path, serial: genzoo.Compari
         subprocess.run(["scancel", "--signal=KILL", "--full", number], check=True)
 
     killer = Listener(kill)
+    cluster.import_jobqueue()  # its defaults, before they are changed for a while
     with dask.config.set({"jobqueue.slurm.memory": "1GB"}):
         with (
             dask.config.set({"jobqueue.slurm.queue": "nonsense"}),
