@@ -385,9 +385,13 @@ def test_a_cluster_of_ones_own_by_its_address(
 def _slurm() -> str | None:
     """Why there is none that answers, or ``None``."""
     if shutil.which("sbatch") is None:
-        return "no SLURM: apt-get install slurmctld slurmd munge, and start them"
+        return "no SLURM here; tests/one_node_slurm.sh makes one of this machine"
     done = subprocess.run(["sinfo", "-h"], capture_output=True, text=True)
-    return None if done.returncode == 0 and done.stdout else "SLURM is installed, not running"
+    return (
+        None
+        if done.returncode == 0 and done.stdout
+        else "SLURM does not run; see tests/one_node_slurm.sh"
+    )
 
 
 @pytest.mark.slow
