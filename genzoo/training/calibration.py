@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -156,11 +156,19 @@ def calibrate(
     with isolated_rng(device), memory_errors("calibration"):
         seed_global(derive_seed(seed, INITIALIZE), device)
         model = source.build(spec, settings).to(device)
-        trainer = Trainer(model, dataset.train, ENDLESS, seed, acceleration=acceleration)
-        trainer.start()
-        fit_seconds = trainer.clock.used.seconds
+        trainer = Trainer(
+            model,
+            dataset.train,
+            ENDLESS,
+            seed,
+            acceleration=acceleration,
+            stream=None if dataset.streams is None else dataset.streams.train,
+        )
         saved = SavedTensors(p.untyped_storage().data_ptr() for p in model.parameters())
-        steps = _measure(trainer, saved) if trainer.groups else {}
+        with closing(trainer.batches):
+            trainer.start()
+            fit_seconds = trainer.clock.used.seconds
+            steps = _measure(trainer, saved) if trainer.groups else {}
         if steps:
             seconds = min(cost.seconds for cost in steps.values())
             rate = matmul_rate(device, trainer.acceleration, max(1.0, 50 * seconds))
