@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from genzoo.data import DATASETS, Dataset, open_dataset
     from genzoo.errors import GenzooError, InputError
     from genzoo.evaluation import Evaluation, SelfTest, evaluate, self_test
-    from genzoo.experiment import Comparison, compare
+    from genzoo.experiment import Comparison, Forecast, compare, forecast
     from genzoo.model import GenerativeModel
     from genzoo.noise import NoiseSource
     from genzoo.pipeline import train
@@ -34,7 +34,7 @@ _HOME = {
     "genzoo.data": ("DATASETS", "Dataset", "open_dataset"),
     "genzoo.errors": ("GenzooError", "InputError"),
     "genzoo.evaluation": ("Evaluation", "SelfTest", "evaluate", "self_test"),
-    "genzoo.experiment": ("Comparison", "compare"),
+    "genzoo.experiment": ("Comparison", "Forecast", "compare", "forecast"),
     "genzoo.model": ("GenerativeModel",),
     "genzoo.noise": ("NoiseSource",),
     "genzoo.pipeline": ("train",),
@@ -63,6 +63,7 @@ __all__ = [  # noqa: F822  (found by __getattr__)
     "DataSpec",
     "Dataset",
     "Evaluation",
+    "Forecast",
     "GenerativeModel",
     "GenzooError",
     "InputError",
@@ -77,6 +78,7 @@ __all__ = [  # noqa: F822  (found by __getattr__)
     "check_model",
     "compare",
     "evaluate",
+    "forecast",
     "load_model",
     "open_dataset",
     "open_run",

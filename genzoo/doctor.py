@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genzoo.errors import MachineError
+from genzoo.machine import available_cores
 
 State = Literal["ok", "note", "missing"]
 
@@ -181,9 +182,7 @@ def _computation() -> Iterator[Finding]:
 
 
 def _threads() -> Finding:
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else 1
     limit = os.environ.get("OMP_NUM_THREADS")

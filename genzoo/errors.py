@@ -27,6 +27,10 @@ class InputError(GenzooError, ValueError):
     """The user's call or input is wrong; the message names the value and the remedy."""
 
 
+class InUse(InputError):
+    """Another process that lives owns the folder."""
+
+
 class UnsupportedCapability(InputError):
     """A model was asked for something that its family cannot do."""
 

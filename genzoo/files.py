@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from genzoo.errors import GenzooError, InputError, MachineError
+from genzoo.errors import GenzooError, InputError, InUse, MachineError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -151,7 +151,7 @@ def lock(path: Path) -> Iterator[None]:
     """Own a run folder; the system frees it when its owner dies, however it dies.
 
     Raises:
-        InputError: another live process owns it.
+        InUse: another live process owns it.
     """
     path = Path(path)
     with disk_errors(path):
@@ -190,7 +190,7 @@ def _own(path: Path) -> int:
         except (BlockingIOError, PermissionError):
             owner = os.read(file, 32).decode(errors="replace").strip() or "unknown"
             os.close(file)
-            raise InputError(
+            raise InUse(
                 f"'{path.parent}' is in use by process {owner}; wait for it or stop it"
             ) from None
         # Its last owner may have removed it between our open and our lock.

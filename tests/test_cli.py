@@ -155,6 +155,7 @@ def test_options_have_the_names_and_defaults_of_the_python_api(line: str, functi
     other_tasks = {"self_test", "merge", "gather", "first", "sweep", "values", "diff"}
     named_otherwise = {
         "evaluate": {"sources", "out"} | other_tasks,
+        "compare": {"dry_run", "device_rates"},  # genzoo.forecast
         "data": {"data_root"},
         "report": other_tasks,
     }.get(name, set())

@@ -15,7 +15,7 @@ import genzoo
 from genzoo.errors import InputError, Interrupted, PartialFailure
 from genzoo.experiment import ComparisonFailed, runners
 from genzoo.experiment import plan as plans
-from genzoo.experiment.runners import Task, _arguments
+from genzoo.experiment.runners import Task, arguments_of
 from genzoo.runs import open_run
 
 TINY = f"{Path(__file__).parent / 'tiny_models.py'}:Tiny"
@@ -180,7 +180,7 @@ def test_the_command_line_of_a_run() -> None:
     }
     task = Task("vae", Path("runs/vae-s2"), options)
     assert (
-        _arguments(task, Named())
+        arguments_of(task, Named())
         == (  # type: ignore[arg-type]
             "train --resume --json --model vae --data ring --out runs/vae-s2 --no-conditional "
             "--set lr=0.5 --set limit=none --budget 5steps --seed 2 --threads 1"

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+from genzoo.rates import RATES
 from genzoo.registry import CONTROLS, DEFAULT_MODELS
 from genzoo_cli import options
 from genzoo_cli.console import Answer, Command, Session
-from genzoo_cli.show import comparison_answer
+from genzoo_cli.show import comparison_answer, forecast_answer
 
 
 @click.command(
@@ -21,6 +22,8 @@ from genzoo_cli.show import comparison_answer
         "genzoo compare",
         "genzoo compare --models vae,diffusion --data fashion-mnist --budget 5min",
         "genzoo compare --data grid --budget 2000steps --seeds 5 --jobs 2",
+        "genzoo compare --data cifar10 --budget 1e17flops --dry-run --device-rates h100",
+        "genzoo compare --budget 1e15flops --scheduler slurm --jobs 12 --threads 8 --out /shared/c",
         "genzoo compare --models diffusion,mine.py:Mine --controls none --out runs/mine",
     ),
 )
@@ -50,6 +53,12 @@ from genzoo_cli.show import comparison_answer
     help="Trainings at a time; they share the cores.",
 )
 @click.option(
+    "--scheduler",
+    metavar="NAME",
+    help="A Dask cluster for the runs: local (--jobs processes), slurm, pbs, lsf or sge (up to "
+    "--jobs jobs), or an address, tcp://HOST:PORT. --out must lie where all machines see it.",
+)
+@click.option(
     "--controls",
     type=options.names,
     default=CONTROLS,
@@ -72,9 +81,27 @@ from genzoo_cli.show import comparison_answer
 @options.size
 @options.threads
 @options.log
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Train nothing but a few steps, write nothing, and tell what the comparison will need: "
+    "parameters, FLOPs, memory, seconds, device-hours.",
+)
+@click.option(
+    "--device-rates",
+    metavar="NAME",
+    help="With --dry-run: extrapolate the seconds to another device, such as "
+    f"{', '.join(list(RATES)[:4])}.",
+)
 @options.pass_session
 def command(
-    session: Session, /, settings: tuple[tuple[str, str], ...], out: Path | None, **how: Any
+    session: Session,
+    /,
+    settings: tuple[tuple[str, str], ...],
+    out: Path | None,
+    dry_run: bool,
+    device_rates: str | None,
+    **how: Any,
 ) -> Answer:
     """Train every model with every seed under the same budget, and write one report.
 
@@ -84,8 +111,13 @@ def command(
     import genzoo
     from genzoo.experiment import ComparisonFailed
 
+    how |= {"settings": dict(settings), "out": out, "progress": session.progress}
+    if dry_run:
+        return forecast_answer(genzoo.forecast(device_rates=device_rates, **how))
+    if device_rates is not None:
+        raise click.UsageError("--device-rates goes with --dry-run")
     try:
-        found = genzoo.compare(settings=dict(settings), out=out, progress=session.progress, **how)
+        found = genzoo.compare(**how)
     except ComparisonFailed as failure:
         return comparison_answer(failure.comparison, failure)
     return comparison_answer(found)

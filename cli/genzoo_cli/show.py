@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 from genzoo_cli.console import Answer, duration, table
 
 if TYPE_CHECKING:
-    from genzoo import Comparison, Dataset, Evaluation, GenzooError, Run, SampleSet, SelfTest
+    from genzoo import (
+        Comparison,
+        Dataset,
+        Evaluation,
+        Forecast,
+        GenzooError,
+        Run,
+        SampleSet,
+        SelfTest,
+    )
 
 
 def run_answer(run: Run) -> Answer:
@@ -204,3 +213,58 @@ def comparison_answer(comparison: Comparison, failure: GenzooError | None = None
     failed = [f"{name} failed: {reason}" for name, reason in comparison.failed.items()]
     parts = [table(head, rows), *(["\n".join(failed)] if failed else []), str(comparison.report)]
     return Answer(comparison.to_dict(), "\n\n".join(parts), failure)
+
+
+def forecast_answer(found: Forecast) -> Answer:
+    """What each run of a comparison will need, and all of them together."""
+    head = (
+        "model",
+        "runs",
+        "parameters",
+        "FLOPs a step",
+        "steps",
+        "FLOPs",
+        "memory",
+        "training",
+        "sampling",
+        "evaluation",
+        "each run",
+    )
+    rows = []
+    for row in found.models:
+        told = row.to_dict()
+        memory = _bytes(row.memory.total) + ("" if row.fits is not False else " (too much)")
+        rows.append(
+            [
+                row.model,
+                f"{row.left}" + (f" of {len(row.runs)}" if row.finished else ""),
+                f"{row.parameters:,}",
+                f"{told['flops_per_step']:.3g}",
+                f"{row.work.steps:,}",
+                f"{row.work.flops:.3g}",
+                memory,
+                duration(row.work.seconds + row.prepare_seconds),
+                duration(row.sampling_seconds),
+                duration(row.evaluation_seconds),
+                duration(row.seconds),
+            ]
+        )
+    totals = found.totals()
+    at_a_time = f", {found.jobs} at a time" if found.jobs > 1 else ""
+    end = (
+        f"budget {found.budget} a run on {found.device}: {totals['runs']} runs, "
+        f"{totals['flops']:.3g} FLOPs, {totals['device_hours']:.3g} device-hours; about "
+        f"{duration(totals['wall_seconds'])}{at_a_time}, and {_bytes(totals['memory_bytes'])} for "
+        "the largest training (weights, gradients, optimizer, average, activations, data)"
+    )
+    parts = [table(head, rows), end, found.extrapolated]
+    return Answer(found.to_dict(), "\n\n".join(part for part in parts if part))
+
+
+def _bytes(number: float) -> str:
+    """In the unit that needs the fewest digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"

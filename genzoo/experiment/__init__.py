@@ -6,36 +6,27 @@ the report lies beside them. Carrying out the same plan again does only what is 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from genzoo.data import Dataset, open_dataset
-from genzoo.errors import InputError, Interrupted, PartialFailure
-from genzoo.experiment.plan import (
-    Model,
-    distinct,
-    find_sources,
-    open_plan,
-    settings_by_model,
-    threads_of_each,
-)
+from genzoo.data import Dataset
+from genzoo.errors import Interrupted, PartialFailure
+from genzoo.experiment.arrangement import Arrangement, arrange
+from genzoo.experiment.cluster import on_cluster
+from genzoo.experiment.forecasting import Forecast, forecast
+from genzoo.experiment.plan import Model, open_plan
 from genzoo.experiment.result import Comparison, ComparisonFailed
 from genzoo.experiment.runners import Task, in_processes, one_by_one
-from genzoo.files import slug
 from genzoo.notebook import listener
 from genzoo.progress import Progress
 from genzoo.registry import CONTROLS, DEFAULT_MODELS
-from genzoo.runs import SCHEMA, is_run, lock
-from genzoo.training import resolve_device
+from genzoo.runs import is_run, lock
 from genzoo.training.interruption import Interruption
-from genzoo.training.loading import ModelSource
-from genzoo.training.loggers import check_trackers
 from genzoo.types import Budget
 
-__all__ = ["Comparison", "ComparisonFailed", "compare"]
+__all__ = ["Comparison", "ComparisonFailed", "Forecast", "compare", "forecast"]
 
 
 def compare(
@@ -45,6 +36,7 @@ def compare(
     budget: str | Budget = "12s",
     seeds: int = 3,
     jobs: int = 1,
+    scheduler: str | None = None,
     controls: Sequence[str] | str = CONTROLS,
     out: str | Path | None = None,
     conditional: bool | None = None,
@@ -72,6 +64,9 @@ def compare(
         budget: of each run.
         seeds: runs of each model, with seeds 0, 1, ….
         jobs: runs at a time, each in its own process.
+        scheduler: a Dask cluster to carry out the runs: ``local`` (`jobs` processes here),
+            ``slurm``, ``pbs``, ``lsf`` or ``sge`` (up to `jobs` jobs), or the address of one's
+            own, such as ``tcp://10.0.0.1:8786``; the folder must lie where all machines see it.
         controls: baselines with known faults, one run each; ``()`` or ``none`` for none.
         out: folder; ``runs/compare-<data>-<budget>`` where absent.
         conditional: whether models are shown labels; where absent, if the data have some.
@@ -95,88 +90,45 @@ def compare(
         Interrupted: by Ctrl-C or SIGTERM; the same call goes on.
     """
     progress = listener(progress)
-    for name, value, least in (("seeds", seeds, 1), ("jobs", jobs, 1), ("samples", samples, 1)):
-        if value < least:
-            raise InputError(f"--{name} {value}: must be at least {least}")
-    check_trackers(log)
-    parsed, place = Budget.parse(budget), resolve_device(device)
-    each = threads_of_each(jobs, threads, parsed)
-    if jobs > 1 and not isinstance(data, str):
-        raise InputError("jobs > 1 needs the name of a dataset, which each process opens")
-    contenders, baselines = distinct(models), distinct(controls)
-    sources = find_sources([*contenders, *baselines], jobs)
-    own = settings_by_model(settings or {}, sources)
-    dataset = (
-        data
-        if isinstance(data, Dataset)
-        else open_dataset(data, data_root, size=size, progress=progress)
+    arranged = arrange(
+        models,
+        data,
+        budget=budget,
+        seeds=seeds,
+        jobs=jobs,
+        scheduler=scheduler,
+        controls=controls,
+        out=out,
+        conditional=conditional,
+        device=device,
+        preset=preset,
+        precision=precision,
+        compiled=compiled,
+        channels_last=channels_last,
+        settings=settings,
+        samples=samples,
+        data_root=data_root,
+        size=size,
+        threads=threads,
+        log=log,
+        progress=progress,
     )
-    path = Path(out) if out is not None else _default_path(dataset, parsed)
-    plan = {
-        "schema": SCHEMA,
-        "kind": "comparison",
-        "models": [sources[m].name for m in contenders],
-        "controls": [sources[m].name for m in baselines],
-        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
-        "budget": str(parsed),
-        "seeds": seeds,
-        "settings": {
-            sources[m].name: sources[m].settings(own[m], dataset.spec, preset) for m in sources
-        },
-        "conditional": conditional,
-        "samples": samples,
-        "jobs": jobs,
-        "command": [str(part) for part in sys.argv],
-    }
-    common = {
-        "budget": parsed,
-        "conditional": conditional,
-        "device": str(place),
-        "preset": preset,
-        "precision": precision,
-        "compiled": compiled,
-        "channels_last": channels_last,
-        "samples": samples,
-        "data_root": data_root,
-        "size": size,
-        "threads": each,
-        "log": tuple(log),
-    }
-    wanted = [(m, s) for m in contenders for s in range(seeds)] + [(m, 0) for m in baselines]
-    tasks = [_task(path, sources[m], m, seed, own[m], common) for m, seed in wanted]
-    comparison = _carry_out(path, plan, tasks, dataset, jobs, progress)
+    comparison = _carry_out(arranged, progress)
     if comparison.failed:
         raise ComparisonFailed(comparison)
     return comparison
 
 
-def _task(
-    path: Path,
-    source: ModelSource,
-    model: Model,
-    seed: int,
-    settings: Mapping[str, Any],
-    common: Mapping[str, Any],
-) -> Task:
-    named = source.name if isinstance(model, str) else model
-    folder = path / "runs" / f"{source.short}-s{seed}"
-    return Task(named, folder, {**common, "seed": seed, "settings": settings})
-
-
-def _carry_out(
-    path: Path,
-    plan: Mapping[str, Any],
-    tasks: Sequence[Task],
-    dataset: Dataset,
-    jobs: int,
-    progress: Progress,
-) -> Comparison:
+def _carry_out(arranged: Arrangement, progress: Progress) -> Comparison:
+    path, tasks, dataset = arranged.path, arranged.tasks, arranged.dataset
     with Interruption(), _resumable(path), lock(path):
-        open_plan(path, plan)
-        if jobs == 1:
+        open_plan(path, arranged.plan)
+        if arranged.scheduler is not None:
+            failed = on_cluster(tasks, dataset, arranged.scheduler, path, progress)
+        elif arranged.jobs == 1:
             failed = one_by_one(tasks, dataset, progress)
         else:
-            failed = in_processes(tasks, dataset, jobs, progress)
+            failed = in_processes(tasks, dataset, arranged.jobs, progress)
         report = _report(path, tasks, failed)
     return Comparison(path, tuple(task.path for task in tasks), failed, report)
 
@@ -190,10 +142,6 @@ def _resumable(path: Path) -> Iterator[None]:
         raise Interrupted(
             f"comparison stopped; '{path}' is saved: the same command goes on with it"
         ) from None
-
-
-def _default_path(dataset: Dataset, budget: Budget) -> Path:
-    return Path("runs") / f"compare-{slug(dataset.name)}-{budget}"
 
 
 def _report(path: Path, tasks: Sequence[Task], failed: Mapping[str, str]) -> Path:

@@ -28,8 +28,13 @@ def distinct(models: Sequence[Model] | str) -> list[Model]:
     return list(dict.fromkeys(m for m in named if m not in ("", "none")))
 
 
-def find_sources(models: Sequence[Model], jobs: int) -> dict[Model, ModelSource]:
-    """Every model's class, found before anything is trained."""
+def find_sources(models: Sequence[Model], apart: str | None) -> dict[Model, ModelSource]:
+    """Every model's class, found before anything is trained.
+
+    Args:
+        models: as they were asked for.
+        apart: what makes runs happen in other processes, which find classes by name alone.
+    """
     if not models:
         raise InputError("no model to compare; name some, for example --models vae,diffusion")
     sources = {model: find_model(model) for model in models}
@@ -41,8 +46,8 @@ def find_sources(models: Sequence[Model], jobs: int) -> dict[Model, ModelSource]
                 f"'{source.short}'; rename one"
             )
         shorts[source.short] = model
-        if jobs > 1 and not isinstance(model, str):
-            raise InputError(f"jobs > 1 needs models by name or FILE.py:Class, not {model!r}")
+        if apart and not isinstance(model, str):
+            raise InputError(f"{apart} needs models by name or FILE.py:Class, not {model!r}")
     return sources
 
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -17,13 +16,13 @@ from typing import IO, Any
 from genzoo.arguments import train_arguments
 from genzoo.data import Dataset
 from genzoo.errors import GenzooError, InputError, Interrupted
+from genzoo.jobs import POLL_SECONDS, launch, reason_of_exit
 from genzoo.model import GenerativeModel
 from genzoo.pipeline import train
 from genzoo.progress import Progress, Silent
 from genzoo.runs import is_run, open_run
 
 RETRIES = 1  # of a process that was killed
-POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def one_by_one(tasks: Sequence[Task], dataset: Dataset, progress: Progress) -> d
     for number, task in enumerate(tasks):
         name = task.path.name
         progress.update("comparison", number / len(tasks), name)
-        if _finished(task.path):
+        if is_finished(task.path):
             # Quiet, but it still checks that the run is the one that is wanted.
             listener: Progress = Silent()
         else:
@@ -85,7 +84,8 @@ def _reason(error: Exception) -> str:
     return text if isinstance(error, GenzooError) else f"{type(error).__name__}: {text}"
 
 
-def _finished(path: Path) -> bool:
+def is_finished(path: Path) -> bool:
+    """Whether a folder holds a run of which nothing is left to do."""
     try:
         return open_run(path).finished
     except InputError:
@@ -104,6 +104,12 @@ class _Process:
     def name(self) -> str:
         return self.task.path.name
 
+    def close(self) -> None:
+        """Let go of a process that has ended."""
+        self.errors.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
 
 def in_processes(
     tasks: Sequence[Task], dataset: Dataset, jobs: int, progress: Progress
@@ -115,7 +121,7 @@ def in_processes(
     from genzoo.evaluation import prepare
 
     prepare(dataset, tasks[0].options["samples"], progress=progress)
-    waiting = [task for task in tasks if not _finished(task.path)]
+    waiting = [task for task in tasks if not is_finished(task.path)]
     running, done = list[_Process](), len(tasks) - len(waiting)
     slots = list(range(jobs))
     failed: dict[str, str] = {}
@@ -128,17 +134,19 @@ def in_processes(
                 running.remove(job)
                 if job.process.returncode < 0 and job.tries < RETRIES:
                     progress.note(f"{job.name} was killed: going on with it")
-                    job.errors.close()
+                    job.close()
                     running.append(_start(job.task, dataset, job.tries + 1, job.slot))
                     continue
                 done += 1
                 slots.append(job.slot)
                 progress.update(job.name, 1.0)
                 if job.process.returncode != 0:
-                    failed[job.name] = _reason_of_exit(job)
+                    failed[job.name] = reason_of_exit(
+                        job.task.path, job.process.returncode, job.errors
+                    )
                     progress.note(f"{job.name} failed: {failed[job.name]}")
-                job.errors.close()
-            begun = sum(_show(job, progress) for job in running)
+                job.close()
+            begun = sum(show(job.name, job.task.path, progress) for job in running)
             progress.update("comparison", (done + begun) / len(tasks), f"{done} of {len(tasks)}")
     finally:
         # Only an interruption leaves some: each saves itself at the end of its step.
@@ -146,38 +154,31 @@ def in_processes(
             job.process.send_signal(signal.SIGINT)
         for job in running:
             job.process.wait()
-            job.errors.close()
+            job.close()
     return failed
 
 
-def _show(job: _Process, progress: Progress) -> float:
+def show(name: str, path: Path, progress: Progress) -> float:
     """A line on a run that another process carries out; how far its training is."""
     try:
-        run = open_run(job.task.path)
+        run = open_run(path)
         line = run.history()[-1]
     except (InputError, LookupError):
-        progress.update(job.name, 0.0, "starting")
+        progress.update(name, 0.0, "starting")
         return 0.0
     if run.status["state"] in ("trained", "sampled", "finished"):
         detail = {"trained": "sampling", "sampled": "evaluating"}.get(run.status["state"], "")
-        progress.update(job.name, 0.999, detail)  # 1 is said when the process has ended
-        return 1.0
-    name, loss = next(iter(line["loss"].items()), ("", 0.0))
-    progress.update(job.name, 0.999 * line["progress"], f"training, {name} {loss:.4g}")
+        progress.update(name, 0.999, detail)  # 1 is said when the process has ended
+        return 0.999
+    part, loss = next(iter(line["loss"].items()), ("", 0.0))
+    progress.update(name, 0.999 * line["progress"], f"training, {part} {loss:.4g}")
     return float(line["progress"])
 
 
 def _start(task: Task, dataset: Dataset, tries: int, slot: int) -> _Process:
-    """`train` in a process of its own session, so that Ctrl-C reaches it through us alone."""
+    """`train` in a process on cores of its own."""
     errors = tempfile.TemporaryFile()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "genzoo_cli", *_arguments(task, dataset)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=errors,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        start_new_session=True,
-    )
+    process = launch(arguments_of(task, dataset), errors)
     _pin(process.pid, slot, task.options.get("threads"))
     return _Process(task, process, errors, tries, slot)
 
@@ -192,21 +193,6 @@ def _pin(pid: int, slot: int, threads: int | None) -> None:
             os.sched_setaffinity(pid, own)
 
 
-def _arguments(task: Task, dataset: Dataset) -> list[str]:
+def arguments_of(task: Task, dataset: Dataset) -> list[str]:
     """The command line of a run."""
     return train_arguments(str(task.model), dataset.name, task.path, task.options)
-
-
-def _reason_of_exit(job: _Process) -> str:
-    """What the run's status or the last line on stderr says."""
-    try:
-        run = open_run(job.task.path)
-        if run.status["state"] == "failed" and run.status["reason"]:
-            return str(run.status["reason"])
-    except InputError:
-        pass
-    job.errors.seek(0)
-    lines = job.errors.read().decode(errors="replace").strip().splitlines()
-    code = job.process.returncode
-    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{how}{': ' + lines[-1] if lines else ''}"

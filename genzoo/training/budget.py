@@ -126,22 +126,26 @@ def count_flops(work: Callable[[], object]) -> float:
 
     A multiply-add is 2. Elementwise operations, norms and FFTs count 0, as is the custom.
     """
-    with _FlopCounter() as counter:
+    with CostCounter() as counter:
         work()
     return float(counter.total)
 
 
-class _FlopCounter(TorchDispatchMode):
+class CostCounter(TorchDispatchMode):
     """Counts by torch's own formulas, and mends their 0 for fused attention on the CPU.
 
     torch's `FlopCounterMode` also attributes the counts to modules, with hooks that refuse
     `autograd.grad`, which gradient penalties need.
+
+    Attributes:
+        total: floating-point operations.
+        calls: of torch's operators; on a GPU about as many kernels are launched.
     """
 
     def __init__(self) -> None:
         """Nothing counted yet."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
+        self.total, self.calls = 0, 0
         self._formulas = {**flop_registry, **_attention_formulas()}
 
     def __torch_dispatch__(
@@ -150,6 +154,7 @@ class _FlopCounter(TorchDispatchMode):
         """Do it, and count it."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        self.calls += 1
         if (formula := self._formulas.get(func.overloadpacket)) is not None:
             self.total += formula(*args, **kwargs, out_val=out)
         return out

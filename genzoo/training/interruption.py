@@ -10,6 +10,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_live: list[Interruption] = []
 
 
 class Interruption:
@@ -30,6 +31,7 @@ class Interruption:
         """Listen."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._heard) for number in _SIGNALS}
+        _live.append(self)
         return self
 
     def __exit__(
@@ -39,6 +41,7 @@ class Interruption:
         trace: TracebackType | None,
     ) -> None:
         """Restore the handlers from before."""
+        _live.remove(self)
         for number, handler in self._before.items():
             # None: it was not installed from Python, and Python cannot put it back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -56,3 +59,15 @@ class Interruption:
         if not self._deferring or self.requested:
             raise KeyboardInterrupt
         self.requested = True
+
+
+def request_stop() -> bool:
+    """Ask what is inside `Interruption.deferred` to stop; unlike a signal, never for a second time.
+
+    Returns:
+        Whether there is such a block.
+    """
+    deferring = [interruption for interruption in _live if interruption._deferring]
+    for interruption in deferring:
+        interruption.requested = True
+    return bool(deferring)
