@@ -147,19 +147,11 @@ def __getattr__(name):
 """,
     "answers with nothing finite": """
 import torch
-class Coupling(torch.nn.Module):
-    def __init__(self, kept): super().__init__()
-    def transform(self, x): return x * float("nan")
-    inverse = transform
-    def log_det(self, x): return x[:, 0] * float("inf")
-class Model: pass
+def f(x): return torch.from_numpy(x) * float("nan")
 """,
     "answers with a flood": """
 import torch
-class Coupling(torch.nn.Module):
-    def __init__(self, kept): super().__init__()
-    def log_det(self, x): return torch.zeros(100_000_000)
-class Model: pass
+def f(x): return torch.zeros(100_000_000)
 """,
     "answers late, from another thread": FORGE
     + """
@@ -206,7 +198,7 @@ print('OWNED')
     "looks for the challenges in memory": """
 import gc
 for thing in gc.get_objects():
-    if callable(thing) and getattr(thing, "__name__", "") in ("known_chain", "log_base"):
+    if getattr(thing, "__module__", "") == "hidden_challenges":
         print("OWNED", thing)
 raise SystemExit(0)
 """,
@@ -323,13 +315,66 @@ while True: threading.Thread(target=time.sleep, args=(99,)).start()
 """Against time and memory: they end, one way or another, and the grader goes on."""
 
 
+SOLUTION = "def f(x): return x**2 + 1\n\n\ndef g(x): return x - 1\n"
+HIDDEN = {
+    "rubric.toml": """
+[[test]]
+kind = "hidden"
+name = "square"
+title = "f(x) is right"
+points = 20
+
+[[test]]
+kind = "hidden"
+name = "less"
+title = "g(x) is right"
+points = 15
+""",
+    "solution/assignment.toml": 'assignment = "flow"\nvariant = 0\n[choices]\n',
+    "solution/submission/model.py": SOLUTION,
+    "hidden/thresholds.toml": "",
+    "hidden/challenges.py": """
+from genzoo.course.grading.judge import close
+
+
+def square(session):
+    x = session.normal(40)
+    return close(session.ask({"op": "f"}, {"x": x})[0], x**2 + 1)
+
+
+def less(session):
+    x = session.normal(40)
+    return close(session.ask({"op": "g"}, {"x": x})[0], x - 1)
+
+
+TESTS = {"square": (square,), "less": (less,)}
+""",
+    "hidden/inside.py": """
+import numpy as np
+
+OPERATIONS = {
+    "f": lambda module, header, arrays, oracle: {"0": np.asarray(module.f(arrays["x"]))},
+    "g": lambda module, header, arrays, oracle: {"0": np.asarray(module.g(arrays["x"]))},
+}
+""",
+}
+"""An assignment without torch, so that many attacks take little time."""
+
+
 @pytest.fixture(scope="module")
-def rubric(tmp_path_factory: pytest.TempPathFactory) -> Rubric:
-    """One quick test: the log-determinant of a flow."""
-    folder = tmp_path_factory.mktemp("attacks") / "week"
-    course.new(folder, "flow")
-    found = read_rubric(folder / "instructor")
-    return replace(found, tests=tuple(t for t in found.tests if t[0] == "log-det"))
+def two_tests(tmp_path_factory: pytest.TempPathFactory) -> Rubric:
+    """Both tests."""
+    bundle = tmp_path_factory.mktemp("attacks") / "instructor"
+    for name, text in HIDDEN.items():
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / name).write_text(text)
+    return read_rubric(bundle)
+
+
+@pytest.fixture(scope="module")
+def rubric(two_tests: Rubric) -> Rubric:
+    """The first test alone."""
+    return replace(two_tests, tests=two_tests.tests[:1])
 
 
 def attack(rubric: Rubric, place: Path, text: str, limits: Limits = QUICK) -> tuple[Grade, str]:
@@ -536,17 +581,14 @@ def test_the_next_student_is_unharmed(rubric: Rubric, tmp_path: Path) -> None:
     assert threading.active_count() < 20 and len(left) < 3
 
 
-def test_good_work_is_kept_and_what_is_broken_stays_broken(rubric: Rubric, tmp_path: Path) -> None:
+def test_good_work_is_kept_and_what_is_broken_stays_broken(
+    two_tests: Rubric, tmp_path: Path
+) -> None:
     """Of one file: what a test earns the next cannot spoil."""
-    solution = (rubric.bundle / "solution/submission/model.py").read_text()
-    evil = solution.replace(
-        "return log_scale\n        # END 3", "import os; os._exit(0)\n        # END 3"
-    )
-    assert evil != solution
-    whole = read_rubric(rubric.bundle)
-    two = replace(whole, tests=tuple(t for t in whole.tests if t[0] in ("inverse", "log-det")))
-    found, _ = attack(two, tmp_path, evil)
-    assert [(t.name, t.score) for t in found.tests] == [("inverse", 15.0), ("log-det", 0.0)]
+    evil = SOLUTION.replace("return x - 1", "import os; os._exit(0)")
+    found, _ = attack(two_tests, tmp_path, evil)
+    assert [(t.name, t.score) for t in found.tests] == [("square", 20.0), ("less", 0.0)]
+    assert "SIG" not in found.tests[1].output and "no answer" in found.tests[1].output
 
 
 def readable_by_all(path: Path) -> bool:

@@ -43,7 +43,11 @@ class Course(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group("course", cls=Course, short_help="Assignments: new, check, figures, pack, validate, grade.")
+@click.group(
+    "course",
+    cls=Course,
+    short_help="Assignments: new, check, figures, pack, validate, grade.",
+)
 def command() -> None:
     """Assignments on generative models: write them, work on them, hand them in, grade them.
 
