@@ -60,6 +60,26 @@ def command() -> None:
 _folder: options.Decorator = click.argument(
     "folder", type=options.FILE, default=".", metavar="[DIR]"
 )
+_submissions: options.Decorator = click.argument(
+    "submissions", nargs=-1, required=True, type=options.FILE, metavar="SUBMISSION…"
+)
+_bundle: options.Decorator = click.option(
+    "--bundle", type=options.FILE, required=True, metavar="DIR", help="The instructor's folder."
+)
+_jobs: options.Decorator = click.option(
+    "--jobs",
+    type=options.COUNT,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Hand-ins at a time; each takes a core and 300 MB.",
+)
+_unsafe: options.Decorator = click.option(
+    "--unsafe-no-sandbox",
+    "unsafe",
+    is_flag=True,
+    help="Run untrusted code with your own rights; every result says so.",
+)
 
 
 @command.command(
@@ -228,10 +248,8 @@ def validate(session: Session, folder: Path, seeds: int) -> Answer:
         "genzoo course grade ada/ --bundle week3/instructor --out grades --seed 7",
     ),
 )
-@click.argument("submissions", nargs=-1, required=True, type=options.FILE, metavar="SUBMISSION…")
-@click.option(
-    "--bundle", type=options.FILE, required=True, metavar="DIR", help="The instructor's folder."
-)
+@_submissions
+@_bundle
 @click.option(
     "--out", type=options.FILE, required=True, metavar="DIR", help="For results and grades.csv."
 )
@@ -241,26 +259,14 @@ def validate(session: Session, folder: Path, seeds: int) -> Answer:
     metavar="N",
     help="Of the challenges.  [default: that of --out, or a random one]",
 )
-@click.option(
-    "--jobs",
-    type=options.COUNT,
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Hand-ins at a time; each takes a core and 300 MB.",
-)
+@_jobs
 @click.option(
     "--form",
     metavar="NAME",
     help="For one hand-in: also write --results in the form of gradescope or prairielearn.",
 )
 @click.option("--results", type=options.FILE, metavar="FILE", help="Where --form is written.")
-@click.option(
-    "--unsafe-no-sandbox",
-    "unsafe",
-    is_flag=True,
-    help="Run untrusted code with your own rights; every result says so.",
-)
+@_unsafe
 @options.pass_session
 def grade(
     session: Session,
@@ -318,3 +324,75 @@ def bundle(folder: Path, lms: str, out: Path | None) -> Answer:
 
     path = run(folder, lms, out)
     return Answer({"zip": str(path)}, f"{path}: to upload to {lms}")
+
+
+@command.command(
+    "leaderboard",
+    cls=Command,
+    short_help="Rank hand-ins by samples that are drawn again in the sandbox.",
+    examples=(
+        "genzoo course leaderboard hand-ins/*.zip --bundle week3/instructor --out board",
+        "genzoo course leaderboard zips/*.zip --bundle week3/instructor --out board --anonymous",
+        "genzoo course leaderboard ada/ --bundle week3/instructor --out board --form gradescope "
+        "--results results.json",
+    ),
+)
+@_submissions
+@_bundle
+@click.option(
+    "--out", type=options.FILE, required=True, metavar="DIR", help="For leaderboard.html and .json."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Of data and trainings; keep it secret.  [default: that of --out, or a random one]",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=2),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Trainings of each model, each with data and a seed of its own.",
+)
+@_jobs
+@click.option("--anonymous", is_flag=True, help="Show numbers in the place of names.")
+@click.option(
+    "--form", metavar="NAME", help="For one hand-in: add its line to --results, for gradescope."
+)
+@click.option("--results", type=options.FILE, metavar="FILE", help="What --form adds to.")
+@_unsafe
+@options.pass_session
+def leaderboard(
+    session: Session,
+    submissions: tuple[Path, ...],
+    bundle: Path,
+    out: Path,
+    seed: int | None,
+    rounds: int,
+    jobs: int,
+    anonymous: bool,
+    form: str | None,
+    results: Path | None,
+    unsafe: bool,
+) -> Answer:
+    """Rank folders and zips of vae, flow, gan or flow-matching by their models' samples.
+
+    Every model is trained on the same fresh data in the sandbox, and its samples are compared with
+    other fresh data: 0 as real data, 1 as one fitted Gaussian. Copies of data are listed and not
+    ranked; who is within a standard error shares a rank. The same call goes on where it was
+    stopped.
+    """
+    from genzoo.course.grading.leaderboard import leaderboard as run
+
+    found = run(
+        submissions, bundle, out, seed=seed, rounds=rounds, jobs=jobs, anonymous=anonymous,
+        sandbox=not unsafe, form=form, results=results, progress=session.progress,
+    )  # fmt: skip
+    rows = [
+        [e.student, *([e.name] if anonymous else []), str(e.rank or ""), e.shown] for e in found
+    ]
+    head = ["student", *(["shown as"] if anonymous else []), "rank", "distance"]
+    told = [{"student": e.student, **e.to_dict(), "detail": e.detail} for e in found]
+    return Answer({"entries": told}, f"{table(head, rows)}\n\n{out / 'leaderboard.html'}")

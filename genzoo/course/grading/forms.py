@@ -6,7 +6,7 @@ PrairieLearn: https://docs.prairielearn.com/externalGrading/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from genzoo.course.grading.results import NOTE, Grade
@@ -40,6 +40,19 @@ def gradescope(grade: Grade) -> dict[str, Any]:
             for number, test in enumerate(grade.tests, 1)
         ],
     }
+
+
+def with_leaderboard(
+    results: Mapping[str, Any], columns: Sequence[tuple[str, float]]
+) -> dict[str, Any]:
+    """``results.json`` of Gradescope with one hand-in's line of the leaderboard.
+
+    Args:
+        results: what `gradescope` gave; where empty, no points are given.
+        columns: name and value of each column, the smaller the better.
+    """
+    shown = [{"name": name, "value": round(value, 4), "order": "asc"} for name, value in columns]
+    return {**(results or {"score": 0.0, "tests": []}), "leaderboard": shown}
 
 
 def prairielearn(grade: Grade) -> dict[str, Any]:

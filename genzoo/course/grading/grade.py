@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import json
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from genzoo.course.grading.book import write_book
 from genzoo.course.grading.forms import FORMS
-from genzoo.course.grading.handin import digest, read_files, students
+from genzoo.course.grading.handin import digest, read_files, students, unpacked
 from genzoo.course.grading.judge import Refused, Session, Test, plain
 from genzoo.course.grading.protocol import Broken
 from genzoo.course.grading.results import Grade, TestResult
 from genzoo.course.grading.rubric import Rubric, read_rubric
 from genzoo.course.grading.sandbox import Backend, Limits, Worker, choose, unsafe
 from genzoo.errors import InputError, unknown
-from genzoo.files import read_json, write_bytes, write_json
+from genzoo.files import read_json, write_json
 from genzoo.notebook import listener
 from genzoo.progress import Progress
 
@@ -36,6 +35,9 @@ SCHEMA = 1
 CLASS = "class.json"
 """Seed and rubric of a folder of results, so that a second call goes on where one stopped."""
 NO_SANDBOX = "NONE: graded without a sandbox"
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Desk:
     backend: Backend
     limits: Limits
     extra: Callable[[Grade], None] = field(default=lambda grade: None)
+
+    @property
+    def key(self) -> list[Any]:
+        """Beside a hand-in's files: what was done by another is done again."""
+        return [self.rubric.sha256, self.seed, self.backend.name]
 
 
 def grade(
@@ -99,25 +106,29 @@ def grade(
     for student in handed_in:
         extra(Grade.nothing(student, rubric, "not graded"))
     backend = choose() if sandbox else unsafe()
-    desk = Desk(rubric, out, _seed(out, seed), backend, limits or Limits(), extra)
-    found: dict[str, Grade] = {}
+    desk = Desk(rubric, out, class_seed(out, seed), backend, limits or Limits(), extra)
+    done: set[str] = set()
     lock = Lock()
 
-    def one(student: str) -> None:
+    def one(student: str) -> Grade:
         result = _grade_one(student, handed_in[student], desk)
         with lock:
-            found[student] = result
+            done.add(student)
             write_book(out, rubric)
-            progress.update("grading", len(found) / len(handed_in), student)
+            progress.update("grading", len(done) / len(handed_in), student)
+        return result
 
+    return for_each(list(handed_in), one, jobs)
+
+
+def for_each(students: Sequence[str], one: Callable[[str], Found], jobs: int) -> list[Found]:
+    """Results in order, some hand-ins at a time; the first error ends all."""
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         try:
-            for _ in pool.map(one, handed_in):
-                pass
+            return list(pool.map(one, students))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return [found[student] for student in handed_in]
 
 
 def _extra(form: str | None, results: str | Path | None, count: int) -> Callable[[Grade], None]:
@@ -131,7 +142,7 @@ def _extra(form: str | None, results: str | Path | None, count: int) -> Callable
     return lambda grade: write_json(path, write(grade))
 
 
-def _seed(out: Path, seed: int | None) -> int:
+def class_seed(out: Path, seed: int | None) -> int:
     """The seed that is asked for, that of the folder, or a new one."""
     path = out / CLASS
     if seed is None and path.is_file():
@@ -159,10 +170,8 @@ def _grade_one(student: str, source: Path, desk: Desk) -> Grade:
         return earlier
     _write(place, result, desk)
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="genzoo-hand-in-") as scratch:
-        for name, content in files.items():
-            write_bytes(Path(scratch) / name, content)
-        result.tests, told = _tests(Path(scratch), student, desk)
+    with unpacked(files) as folder:
+        result.tests, told = _tests(folder, student, desk)
     result.audit = {"tests": told, "seconds": round(time.monotonic() - begun, 1)}
     _write(place, result, desk)
     return result
@@ -219,15 +228,11 @@ def _earlier(place: Path, sha256: str, desk: Desk) -> Grade | None:
     try:
         audit = json.loads((place / "audit.json").read_text(encoding="utf-8"))
         raw = json.loads((place / "results.json").read_text(encoding="utf-8"))
-        if audit["finished"] and audit["key"] == [sha256, *_key(desk)]:
+        if audit["finished"] and audit["key"] == [sha256, *desk.key]:
             return Grade.from_dict(raw, audit)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # damaged or of another version: graded again
     return None
-
-
-def _key(desk: Desk) -> list[Any]:
-    return [desk.rubric.sha256, desk.seed, desk.backend.name]
 
 
 def _write(place: Path, result: Grade, desk: Desk) -> None:
@@ -239,7 +244,7 @@ def _write(place: Path, result: Grade, desk: Desk) -> None:
         "kind": "audit",
         "student": result.student,
         "finished": bool(result.audit),
-        "key": [result.sha256, *_key(desk)],
+        "key": [result.sha256, *desk.key],
         "seed": desk.seed,
         "backend": desk.backend.name,
         "strength": desk.backend.strength,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import stat
+import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from genzoo.errors import InputError
+from genzoo.files import write_bytes
 
 MAX_FILES, MAX_FILE_BYTES = 200, 2_000_000
 MODEL = "submission/model.py"
@@ -60,6 +63,15 @@ def read_files(source: Path) -> dict[str, bytes]:
     if MODEL not in found:
         raise InputError(f"the hand-in has no {MODEL}")
     return found
+
+
+@contextmanager
+def unpacked(files: Mapping[str, bytes]) -> Iterator[Path]:
+    """A folder of these files that ends with the block."""
+    with tempfile.TemporaryDirectory(prefix="genzoo-hand-in-") as scratch:
+        for name, content in files.items():
+            write_bytes(Path(scratch) / name, content)
+        yield Path(scratch)
 
 
 def _unzipped(source: Path) -> dict[str, bytes]:

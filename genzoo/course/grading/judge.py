@@ -176,14 +176,10 @@ def gaussians_share(
         random: of the Gaussian.
 
     Returns:
-        Infinite if the samples have another shape or are not finite, or if they are copies: more
-        than `COPIES` of them lie nearer to the training data than to as many fresh ones.
+        Infinite if the samples have another shape or are not finite, or if they are `copies`.
     """
-    if drawn.shape != fresh.shape or not np.isfinite(drawn).all():
-        return math.inf
-    near = slice(0, 1000)
-    to_train, to_fresh = (cdist(drawn[near], x[near]).min(1) for x in (train, fresh))
-    if (to_train < to_fresh).mean() > COPIES:
+    unusable = drawn.shape != fresh.shape or not np.isfinite(drawn).all()
+    if unusable or copies(drawn, train, fresh):
         return math.inf
     fitted = random.multivariate_normal(train.mean(0), np.cov(train, rowvar=False), len(fresh))
     fitted = fitted.clip(train.min(0), train.max(0))
@@ -191,8 +187,87 @@ def gaussians_share(
     return (distance(drawn, fresh) - floor) / (gaussian - floor)
 
 
-COPIES = 0.85
+NEARER = 0.85
 """Honest models have about one half; copies with a little noise nearly 1."""
+CLOSE, OFTEN = 0.2, 0.25
+"""As a share of the usual distance between real data. Points of the plane are this close to any of
+both sets in 5 of 100 cases, images practically never."""
+
+
+def copies(drawn: np.ndarray, train: np.ndarray, fresh: np.ndarray) -> str:
+    """Of what the samples are copies; empty if they are none.
+
+    They are if more than `NEARER` of them lie nearer to one set than to the other, or if more than
+    `OFTEN` of them lie on an item of either set: a public dataset can be copied without being sent.
+
+    Args:
+        drawn: samples, (N, D).
+        train: what the model was trained on.
+        fresh: data of the same law that the model has not seen.
+    """
+    near = slice(0, 1000)
+    to_train, to_fresh = (cdist(drawn[near], x).min(1) for x in (train, fresh))
+    if (to_train < to_fresh).mean() > NEARER:
+        return "training data"
+    if (to_fresh < to_train).mean() > NEARER:
+        return "test data"
+    usual = np.median(cdist(fresh[near], train).min(1))
+    lying_on = np.minimum(to_train, to_fresh) < CLOSE * usual
+    return "training and test data" if lying_on.mean() > OFTEN else ""
+
+
+@dataclass(frozen=True)
+class SampleTest:
+    """What a test of samples has: it trains on one set, and judges by another.
+
+    Attributes:
+        train: items that are sent to the worker.
+        fresh: items of the same law that are not; as many samples are drawn.
+        distance: of two sets of flat rows.
+    """
+
+    train: np.ndarray
+    fresh: np.ndarray
+    distance: Callable[[np.ndarray, np.ndarray], float]
+
+    def drawn(self, session: Session) -> np.ndarray:
+        """Samples of the hand-in's model, trained in the worker."""
+        steps, n = session.thresholds["samples"]["steps"], len(self.fresh)
+        asked = {"op": "train", "steps": steps, "n": n, "seed": session.seed()}
+        return session.ask(asked, {"x": self.train})[0]
+
+    def judged(self, drawn: np.ndarray, random: np.random.Generator) -> tuple[float, str]:
+        """`gaussians_share` of samples, or infinity and the reason why they have none.
+
+        Args:
+            drawn: samples.
+            random: of the Gaussian.
+        """
+        if drawn.shape != self.fresh.shape:
+            return math.inf, f"samples of shape {drawn.shape}, not {self.fresh.shape}"
+        if not np.isfinite(drawn).all():
+            return math.inf, "samples that are not finite"
+        flat, train, fresh = (x.reshape(len(x), -1) for x in (drawn, self.train, self.fresh))
+        copied = copies(flat, train, fresh)
+        if copied:
+            return math.inf, f"{COPIES_OF}{copied}"
+        found = gaussians_share(flat, train, fresh, self.distance, random)
+        if found < TOO_NEAR:
+            return math.inf, f"{COPIES_OF}test data with noise: nearer to it than real data are"
+        return found, ""
+
+
+TOO_NEAR = -0.5
+"""Only copies get so far below 0, real data; blurred digits get to -0.15."""
+COPIES_OF = "copies of the "
+DrawTest = Callable[[np.random.Generator, Mapping[str, Any]], SampleTest]
+"""Draws fresh data for a variant's choices: ``SAMPLES`` of a bundle's challenges."""
+
+
+def points_of_a_mixture(random: np.random.Generator, choices: Mapping[str, Any]) -> SampleTest:
+    """Points of a mixture that nobody has seen before."""
+    points, n = mixture_of(random), 4000
+    return SampleTest(points(n), points(n), sliced_wasserstein)
 
 
 def turned_digits(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -220,12 +295,14 @@ def sliced_wasserstein(a: np.ndarray, b: np.ndarray, directions: int = 60) -> fl
     return float(np.abs(np.sort(a @ w, axis=0) - np.sort(b @ w, axis=0)).mean())
 
 
-def trained_on_points(session: Session) -> float:
-    """A share of the points for samples of a model that the worker trains on a fresh mixture."""
-    law, points, n = session.thresholds["samples"], mixture_of(session.random), 4000
-    train = points(n)
-    asked = {"op": "train", "steps": law["steps"], "n": n, "seed": session.seed()}
-    (drawn,) = session.ask(asked, {"x": train})
-    found = gaussians_share(drawn, train, points(n), sliced_wasserstein, session.random)
-    session.note(f"{found:.3f} of a Gaussian's distance")
+def trained_on(session: Session, test: SampleTest) -> float:
+    """A share of the points for samples of a model that the worker trains on fresh data."""
+    law = session.thresholds["samples"]
+    found, why = test.judged(test.drawn(session), session.random)
+    session.note(why or f"{found:.3f} of a Gaussian's distance")
     return between(found, law["none"], law["full"])
+
+
+def trained_on_points(session: Session) -> float:
+    """`trained_on` a fresh mixture."""
+    return trained_on(session, points_of_a_mixture(session.random, session.choices))

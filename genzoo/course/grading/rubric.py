@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from genzoo.course.grading.judge import Test
+from genzoo.course.grading.judge import DrawTest, Test
 from genzoo.errors import InputError
 from genzoo.files import read_toml
 
@@ -30,6 +30,7 @@ class Rubric:
         questions: (name, title, points) of what a person grades.
         thresholds: of the tests.
         challenges: the tests by name.
+        samples: draws the data of the test of samples, where there is one.
     """
 
     bundle: Path
@@ -40,6 +41,7 @@ class Rubric:
     questions: tuple[tuple[str, str, float], ...]
     thresholds: Mapping[str, Any]
     challenges: Mapping[str, Test]
+    samples: DrawTest | None = None
 
     @property
     def adapter(self) -> Path:
@@ -82,7 +84,7 @@ def read_rubric(bundle: str | Path) -> Rubric:
     name, variant, choices = (told.get(key) for key in ("assignment", "variant", "choices"))
     if not (isinstance(name, str) and isinstance(variant, int) and isinstance(choices, dict)):
         raise InputError(f"'{folder}': solution/assignment.toml is damaged")
-    challenges = _challenges(folder / HIDDEN / CHALLENGES)
+    challenges, samples = _challenges(folder / HIDDEN / CHALLENGES)
     lacking = [test for test, _, _ in tests if test not in challenges]
     if lacking or not (folder / HIDDEN / ADAPTER).is_file():
         raise InputError(
@@ -91,16 +93,16 @@ def read_rubric(bundle: str | Path) -> Rubric:
         )
     thresholds = read_toml(folder / HIDDEN / THRESHOLDS)
     return Rubric(
-        folder, name, variant, choices, tuple(tests), tuple(questions), thresholds, challenges
-    )
+        folder, name, variant, choices, tuple(tests), tuple(questions), thresholds, challenges,
+        samples,
+    )  # fmt: skip
 
 
-def _challenges(path: Path) -> Mapping[str, Test]:
+def _challenges(path: Path) -> tuple[Mapping[str, Test], DrawTest | None]:
     """The instructor's own code, which is trusted; it imports no torch."""
     if not path.is_file():
         raise InputError(f"'{path}' is missing; give the instructor's folder")
     module = ModuleType("hidden_challenges")
     sys.modules[module.__name__] = module  # dataclasses look their module up
     exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
-    tests: Mapping[str, Test] = module.TESTS
-    return tests
+    return module.TESTS, getattr(module, "SAMPLES", None)

@@ -9,6 +9,7 @@ import numpy as np
 from genzoo.course.grading.judge import (
     Session,
     close,
+    points_of_a_mixture,
     share,
     trained_on_points,
 )
@@ -139,3 +140,5 @@ TESTS = {
     "density": (base, chain, loss, carried),
     "samples": (trained,),
 }
+SAMPLES = points_of_a_mixture
+"""What the test of samples and the leaderboard train on and judge by."""

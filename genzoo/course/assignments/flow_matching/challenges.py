@@ -10,6 +10,7 @@ import numpy as np
 from genzoo.course.grading.judge import (
     Session,
     close,
+    points_of_a_mixture,
     share,
     slopes,
     trained_on_points,
@@ -191,3 +192,5 @@ TESTS = {
     "density": (density,),
     "samples": (trained,),
 }
+SAMPLES = points_of_a_mixture
+"""What the test of samples and the leaderboard train on and judge by."""

@@ -7,6 +7,7 @@ import numpy as np
 from genzoo.course.grading.judge import (
     Session,
     close,
+    points_of_a_mixture,
     slopes,
     trained_on_points,
 )
@@ -137,3 +138,5 @@ TESTS = {
     "turns": (critics_turn, generators_turn, groups),
     "samples": (drawn, trained),
 }
+SAMPLES = points_of_a_mixture
+"""What the test of samples and the leaderboard train on and judge by."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from genzoo.course.grading.judge import (
+    SampleTest,
     Session,
-    between,
     chamfer,
     close,
-    gaussians_share,
+    trained_on,
     turned_digits,
 )
 
@@ -152,17 +154,17 @@ def decoded(session: Session) -> bool:
     return close(found.reshape(len(found), -1), (m + s * eps) @ columns.T)
 
 
+def digits(random: np.random.Generator, choices: Mapping[str, Any]) -> SampleTest:
+    """Digits that nobody has seen so; they are binarized for a Bernoulli likelihood."""
+    x, _ = turned_digits(random)
+    if choices["likelihood"] == "bernoulli":
+        x = np.where(x > 0, 1.0, -1.0)
+    return SampleTest(x[:997], x[997:], chamfer)
+
+
 def trained(session: Session) -> float:
     """Trained on digits that nobody has seen so, its samples look like them."""
-    law, (x, _) = session.thresholds["samples"], turned_digits(session.random)
-    if session.choices["likelihood"] == "bernoulli":
-        x = np.where(x > 0, 1.0, -1.0)
-    asked = {"op": "train", "steps": law["steps"], "n": 800, "seed": session.seed()}
-    (drawn,) = session.ask(asked, {"x": x[:997]})
-    drawn, train, fresh = (images.reshape(len(images), -1) for images in (drawn, x[:997], x[997:]))
-    found = gaussians_share(drawn, train, fresh, chamfer, session.random)
-    session.note(f"{found:.3f} of a Gaussian's distance")
-    return between(found, law["none"], law["full"])
+    return trained_on(session, digits(session.random, session.choices))
 
 
 TESTS = {
@@ -171,3 +173,5 @@ TESTS = {
     "bounds": (codes, bound_parts, exact_bound, importance_bound, loss),
     "samples": (decoded, trained),
 }
+SAMPLES = digits
+"""What the test of samples and the leaderboard train on and judge by."""
