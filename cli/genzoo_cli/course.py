@@ -396,3 +396,46 @@ def leaderboard(
     head = ["student", *(["shown as"] if anonymous else []), "rank", "distance"]
     told = [{"student": e.student, **e.to_dict(), "detail": e.detail} for e in found]
     return Answer({"entries": told}, f"{table(head, rows)}\n\n{out / 'leaderboard.html'}")
+
+
+@command.command(
+    "similarity",
+    cls=Command,
+    short_help="Hand-ins that are worth reading side by side.",
+    examples=(
+        "genzoo course similarity hand-ins/*.zip --bundle week3/instructor",
+        "genzoo course similarity hand-ins/*.zip --bundle week3/instructor --out alike.html",
+    ),
+)
+@_submissions
+@_bundle
+@click.option(
+    "--out", type=options.FILE, metavar="FILE", help="A report as .html, with the lines, or .json."
+)
+@click.option(
+    "--pairs",
+    type=options.COUNT,
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="How many to report, the most alike first.",
+)
+def similarity(submissions: tuple[Path, ...], bundle: Path, out: Path | None, pairs: int) -> Answer:
+    """Compare folders and zips with each other, the library's models, and the solution.
+
+    By what was written in the blanks, whatever the names. Nothing is executed. What most of the
+    class shares, and the solution, is left out. Short right answers look alike: a number is a
+    reason to look, and no proof.
+    """
+    from genzoo.course.similarity import similarity as run
+
+    found = run(submissions, bundle, out, pairs=pairs)
+    rows = [
+        [p.left, p.right, f"{p.containment:.0%}", f"{p.jaccard:.0%}", str(p.shared)]
+        for p in found.pairs
+    ]
+    head = ["hand-in", "beside", "contained", "of both", "fingerprints"]
+    lines = [table(head, rows) if rows else "no two share anything that is not everybody's"]
+    lines += [f"{name}: {note}" for name, note in found.notes.items()]
+    lines.append("Short right answers look alike: a reason to look, and no proof.")
+    return Answer(found.to_dict(), "\n".join([*lines, *([str(out)] if out else [])]))
