@@ -324,7 +324,7 @@ def test_the_page_shows_text_as_text(bundle: Path, solution: str, tmp_path: Path
     similarity(both, bundle, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "torch.foo" in page and "&lt;/pre&gt;&lt;script&gt;" in page
-    allowed = "html head meta title style body main h1 h2 p div table thead tbody tr th td a"
+    allowed = "a html head meta title style body main h1 h2 p div table thead tbody tr th td a"
     found = set(re.findall(r"<([a-z0-9]+)", page))
     assert found <= {*allowed.split(), "span", "details", "summary", "strong", "pre"}
     assert "\x1b" not in page and "\u202e" not in page
@@ -357,7 +357,9 @@ def test_reports_and_the_command(people: list[Path], bundle: Path, tmp_path: Pat
     assert isinstance(found.return_value, Answer), found
     assert "no proof" in found.return_value.text
     told = json.loads(out.read_text())
-    assert told["pairs"][0]["left"] == "bob" and len(told["pairs"]) == 2
+    kinds = [pair["kind"] for pair in told["pairs"]]
+    assert told["pairs"][0]["left"] == "bob" and len(kinds) == 4
+    assert [kind == "hand-in" for kind in kinds] == [True, True, False, False]
     assert "no proof" in told["note"]
     with pytest.raises(InputError, match="ends with .html or .json"):
         similarity(people, bundle, tmp_path / "alike.txt")

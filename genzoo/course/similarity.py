@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from genzoo.course.blanks import emptied, find_blanks
@@ -38,6 +39,8 @@ ALWAYS = 3
 """So many may share a fingerprint in the smallest class, or nobody could copy from anybody."""
 FEW = 10
 """A share is taken of so many fingerprints at least: three of three are not everything."""
+LEAST = 3
+"""Two files that share fewer fingerprints are no pair."""
 MAX_REGIONS, MAX_LINES, MAX_WIDTH = 40, 40, 160
 MAX_REPEATS = 20
 """Places of one fingerprint in a file: a line that is there ten thousand times is shown once."""
@@ -144,7 +147,7 @@ class Similarity:
     """Of a class.
 
     Attributes:
-        pairs: the most alike first.
+        pairs: of hand-ins, then with given files; the most alike first.
         notes: what to know of single hand-ins.
         works: all files by name.
         titles: of the blanks.
@@ -179,7 +182,7 @@ def similarity(
         submissions: folders and zips.
         bundle: the instructor's folder.
         out: a file that ends with ``.html`` or ``.json``.
-        pairs: that are kept, the most alike ones.
+        pairs: of hand-ins that are kept, the most alike ones, and as many with given files.
 
     Raises:
         InputError: a bundle that is none, or a file of another kind.
@@ -269,7 +272,7 @@ def _compared(
         without = usual if kind == "solution" else usual | right
         mine, theirs = known[left.name] - without, theirs - without
         identical = bool(left.text) and kind != "library" and left.text == other.text
-        if (mine & theirs) or identical:
+        if len(mine & theirs) >= LEAST or identical:
             pair = Pair(
                 kind, left.name, other.name, len(mine & theirs), len(mine), len(theirs), identical
             )
@@ -281,18 +284,21 @@ def _compared(
         theirs = reference.values
         for work in works.values():
             compare(kind, work, reference, theirs)
-    candidates.sort(
-        key=lambda c: (
-            not c[0].identical, -c[0].containment, -c[0].jaccard, c[0].left, c[0].right,
-        )
-    )  # fmt: skip
+    candidates.sort(key=lambda c: _order(c[0]))
+    of_the_class = [c for c in candidates if c[0].kind == "hand-in"][:count]
+    given_files = [c for c in candidates if c[0].kind != "hand-in"][:count]
     named = {reference.name: reference for _, reference in references}
     everything = {**named, **works}
     kept = tuple(
         _with_lines(pair, works[pair.left], everything[pair.right], without)
-        for pair, without in candidates[:count]
+        for pair, without in (*of_the_class, *given_files)
     )
     return kept, named
+
+
+def _order(pair: Pair) -> tuple[bool, float, float, str, str]:
+    """The most alike first."""
+    return (not pair.identical, -pair.containment, -pair.jaccard, pair.left, pair.right)
 
 
 def _with_lines(pair: Pair, left: Work, right: Work, without: set[int] | frozenset[int]) -> Pair:
@@ -359,9 +365,14 @@ def _write(result: Similarity, path: Path) -> None:
     if path.suffix == ".json":
         write_json(path, result.to_dict())
         return
+    shown = [(_shown(pair, result), pair.kind == "hand-in") for pair in result.pairs]
+    groups = {
+        "Hand-ins beside each other": [pair for pair, among in shown if among],
+        "Beside the solution and the library": [pair for pair, among in shown if not among],
+    }
     write_page(
-        path, "similarity.html.j2", title="Hand-ins that are alike", note=NOTE,
-        pairs=[_shown(pair, result) for pair in result.pairs], notes=result.notes,
+        path, "similarity.html.j2", title="Hand-ins that are alike", note=NOTE, groups=groups,
+        notes=result.notes,
     )  # fmt: skip
 
 
@@ -397,8 +408,9 @@ def _shown(pair: Pair, result: Similarity) -> dict[str, Any]:
 def _lines(work: Work, span: tuple[int, int]) -> str:
     """Numbered lines of a file, without what moves a cursor or turns a text around."""
     first, last = span
+    kept = [line.expandtabs(4) for line in work.lines[first - 1 : min(last, first + MAX_LINES - 1)]]
     shown = [
-        f"{number:4d}  {plain(work.lines[number - 1].expandtabs(4), MAX_WIDTH)}"
-        for number in range(first, min(last, first + MAX_LINES - 1, len(work.lines)) + 1)
+        f"{number:4d}  {plain(line, MAX_WIDTH)}"
+        for number, line in enumerate(dedent("\n".join(kept)).split("\n"), first)
     ]
     return "\n".join([*shown, "   …"] if last - first >= MAX_LINES else shown)
