@@ -18,6 +18,8 @@ EXAMPLES = (
     "genzoo course pack week3/student",
     "genzoo course validate week3",
     "genzoo course grade hand-ins/*.zip --bundle week3/instructor --out grades",
+    "genzoo course leaderboard hand-ins/*.zip --bundle week3/instructor --out board",
+    "genzoo course similarity hand-ins/*.zip --bundle week3/instructor",
 )
 
 
@@ -43,11 +45,7 @@ class Course(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(
-    "course",
-    cls=Course,
-    short_help="Assignments: new, check, figures, pack, validate, grade.",
-)
+@click.group("course", cls=Course, short_help="Assignments: write them, work on them, grade them.")
 def command() -> None:
     """Assignments on generative models: write them, work on them, hand them in, grade them.
 
