@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_assignment import SOLUTION, write_bundle
 
 from genzoo import course
 from genzoo.course.grading import sandbox
@@ -315,60 +316,10 @@ while True: threading.Thread(target=time.sleep, args=(99,)).start()
 """Against time and memory: they end, one way or another, and the grader goes on."""
 
 
-SOLUTION = "def f(x): return x**2 + 1\n\n\ndef g(x): return x - 1\n"
-HIDDEN = {
-    "rubric.toml": """
-[[test]]
-kind = "hidden"
-name = "square"
-title = "f(x) is right"
-points = 20
-
-[[test]]
-kind = "hidden"
-name = "less"
-title = "g(x) is right"
-points = 15
-""",
-    "solution/assignment.toml": 'assignment = "flow"\nvariant = 0\n[choices]\n',
-    "solution/submission/model.py": SOLUTION,
-    "hidden/thresholds.toml": "",
-    "hidden/challenges.py": """
-from genzoo.course.grading.judge import close
-
-
-def square(session):
-    x = session.normal(40)
-    return close(session.ask({"op": "f"}, {"x": x})[0], x**2 + 1)
-
-
-def less(session):
-    x = session.normal(40)
-    return close(session.ask({"op": "g"}, {"x": x})[0], x - 1)
-
-
-TESTS = {"square": (square,), "less": (less,)}
-""",
-    "hidden/inside.py": """
-import numpy as np
-
-OPERATIONS = {
-    "f": lambda module, header, arrays, oracle: {"0": np.asarray(module.f(arrays["x"]))},
-    "g": lambda module, header, arrays, oracle: {"0": np.asarray(module.g(arrays["x"]))},
-}
-""",
-}
-"""An assignment without torch, so that many attacks take little time."""
-
-
 @pytest.fixture(scope="module")
 def two_tests(tmp_path_factory: pytest.TempPathFactory) -> Rubric:
     """Both tests."""
-    bundle = tmp_path_factory.mktemp("attacks") / "instructor"
-    for name, text in HIDDEN.items():
-        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
-        (bundle / name).write_text(text)
-    return read_rubric(bundle)
+    return read_rubric(write_bundle(tmp_path_factory.mktemp("attacks") / "instructor"))
 
 
 @pytest.fixture(scope="module")

@@ -293,7 +293,8 @@ def test_jobs_of_batch_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 # -- on this machine ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 2])
 def test_a_killed_worker_costs_nothing(
     tmp_path: Path, serial: genzoo.Comparison, monkeypatch: pytest.MonkeyPatch, seeds: int
 ) -> None:

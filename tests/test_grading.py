@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_assignment import SOLUTION, write_bundle
 
 from genzoo import course
 from genzoo.course.grading import protocol, sandbox
@@ -229,7 +230,13 @@ def without_trainings(bundle: Path) -> Rubric:
     return replace(rubric, tests=tuple(t for t in rubric.tests if t[0] not in whole))
 
 
-@pytest.mark.parametrize("name", ASSIGNMENTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n in ("vae", "diffusion") else pytest.param(n, marks=pytest.mark.slow)
+        for n in ASSIGNMENTS
+    ],
+)
 def test_every_solution_gets_everything_and_every_starter_nothing(
     name: str, tmp_path: Path
 ) -> None:
@@ -257,37 +264,51 @@ def test_the_solution_of_every_variant_gets_everything(
 # -- a class --------------------------------------------------------------------------------
 
 
-def test_a_class_is_taken_up_again(week: Path, quick: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of 35 points without torch."""
+    return write_bundle(tmp_path_factory.mktemp("tiny") / "instructor")
+
+
+def person(place: Path, text: str = SOLUTION) -> Path:
+    (place / "submission").mkdir(parents=True)
+    (place / "submission/model.py").write_text(text)
+    return place
+
+
+def test_a_class_is_taken_up_again(tiny: Path, tmp_path: Path) -> None:
     """The seed is kept, what is done is not done again, and what a person entered stays."""
-    people = [hand_in(week, tmp_path / name) for name in ("ada", "bob")]
+    bundle = Path(shutil.copytree(tiny, tmp_path / "bundle"))
+    with (bundle / "rubric.toml").open("a") as file:
+        file.write('[[test]]\nkind = "manual"\nname = "question-1"\ntitle = "Why?"\npoints = 9\n')
+    people = [person(tmp_path / name) for name in ("ada", "bob")]
     out = tmp_path / "out"
-    grade(people, quick, out, jobs=2)
+    grade(people, bundle, out, jobs=2)
     seed = json.loads((out / "class.json").read_text())["seed"]
     lines = (out / "grades.csv").read_text().splitlines()
-    assert lines[1].startswith("ada,15.0,20.0,20.0,55.0,,,,")
-    lines[1] = "ada,15.0,20.0,20.0,55.0,10,8,5,4.5,2,"
+    assert lines[0] == "student,square,less,automatic,question-1,late,total"
+    assert lines[1] == "ada,20.0,15.0,35.0,,,"
+    lines[1] = "ada,20.0,15.0,35.0,7.5,2,"
     (out / "grades.csv").write_text("\n".join(lines))
     # A kill while bob was graded: his zero is there, and no audit says that it is finished.
     audit = json.loads((out / "bob/audit.json").read_text())
     (out / "bob/audit.json").write_text(json.dumps({**audit, "finished": False}))
     before = {p: (out / p / "results.json").stat().st_mtime_ns for p in ("ada", "bob")}
-    (again,) = grade([people[1]], quick, out)
-    assert again.score == 55 and json.loads((out / "class.json").read_text())["seed"] == seed
+    (again,) = grade([people[1]], bundle, out)
+    assert again.score == 35 and json.loads((out / "class.json").read_text())["seed"] == seed
     assert (out / "ada/results.json").stat().st_mtime_ns == before["ada"]
     assert (out / "bob/results.json").stat().st_mtime_ns != before["bob"]
     lines = (out / "grades.csv").read_text().splitlines()
-    assert lines[1] == "ada,15.0,20.0,20.0,55.0,10,8,5,4.5,2,80.5", "nobody is lost"
+    assert lines[1] == "ada,20.0,15.0,35.0,7.5,2,40.5", "nobody is lost"
 
 
-def test_another_threshold_is_another_grade(week: Path, quick: Path, tmp_path: Path) -> None:
-    good = hand_in(week, tmp_path / "ada")
-    bundle = tmp_path / "bundle"
-    shutil.copytree(quick, bundle)
+def test_another_threshold_is_another_grade(tiny: Path, tmp_path: Path) -> None:
+    good, bundle = person(tmp_path / "ada"), Path(shutil.copytree(tiny, tmp_path / "bundle"))
     grade([good], bundle, tmp_path / "out", seed=3)
     path = bundle / "rubric.toml"
     path.write_text(path.read_text().replace("points = 20", "points = 10"))
     (found,) = grade([good], bundle, tmp_path / "out", seed=3)
-    assert (found.score, found.max_score) == (35, 35)
+    assert (found.score, found.max_score) == (25, 25)
 
 
 def test_names_that_cannot_be_folders_are_told(tmp_path: Path) -> None:
@@ -302,46 +323,31 @@ def test_names_that_cannot_be_folders_are_told(tmp_path: Path) -> None:
         students([tmp_path / "one/ada", tmp_path / "two/ada"])
 
 
-def test_results_in_the_forms_of_other_systems(week: Path, quick: Path, tmp_path: Path) -> None:
-    good, path = hand_in(week, tmp_path / "ada"), tmp_path / "results" / "results.json"
-    (found,) = grade([good], quick, tmp_path / "out", form="gradescope", results=path, seed=1)
+def test_results_in_the_forms_of_other_systems(tiny: Path, tmp_path: Path) -> None:
+    good, path = person(tmp_path / "ada"), tmp_path / "results" / "results.json"
+    (found,) = grade([good], tiny, tmp_path / "out", form="gradescope", results=path, seed=1)
     told = json.loads(path.read_text())
-    assert told == gradescope(found) and told["score"] == 55.0
-    assert [t["status"] for t in told["tests"]] == ["passed"] * 3
+    assert told == gradescope(found) and told["score"] == 35.0
+    assert [t["status"] for t in told["tests"]] == ["passed"] * 2
     assert {t["output_format"] for t in told["tests"]} == {"text"}
     told = prairielearn(found)
-    assert told["gradable"] and told["score"] == 1.0 and told["tests"][0]["max_points"] == 15
+    assert told["gradable"] and told["score"] == 1.0 and told["tests"][0]["max_points"] == 20
     with pytest.raises(InputError, match="did you mean 'gradescope'"):
-        grade([good], quick, tmp_path / "out", form="gradscope", results=path)
+        grade([good], tiny, tmp_path / "out", form="gradscope", results=path)
     with pytest.raises(InputError, match="one hand-in"):
-        grade([good], quick, tmp_path / "out", form="gradescope")
+        grade([good], tiny, tmp_path / "out", form="gradescope")
 
 
-def test_a_students_words_move_no_cursor(week: Path, quick: Path, tmp_path: Path) -> None:
-    solution = (week / "instructor/solution/submission/model.py").read_text()
-    text = "raise ValueError('\\x1b[2J\\r<script>alert(1)</script>\\u202e' + 'x' * 5000)"
-    evil = solution.replace("        return log_scale\n", f"        {text}\n")
-    assert evil != solution
-    (found,) = grade([hand_in(week, tmp_path / "eve", evil)], quick, tmp_path / "out", seed=1)
-    (output,) = (t.output for t in found.tests if t.name == "log-det")
+def test_a_students_words_move_no_cursor(tiny: Path, tmp_path: Path) -> None:
+    said = "'\\x1b[2J\\r<script>alert(1)</script>\\u202e' + 'x' * 5000"
+    eve = person(tmp_path / "eve", f"def f(x): raise ValueError({said})\n")
+    (found,) = grade([eve], tiny, tmp_path / "out", seed=1)
+    output = found.tests[0].output
     assert "ValueError" in output and len(output) < 600
     assert not {"\x1b", "\r", "\u202e"} & set(output)
 
 
 # -- what is handed in ---------------------------------------------------------------------
-
-
-def test_an_attack_after_good_work_keeps_only_the_good(
-    week: Path, quick: Path, tmp_path: Path
-) -> None:
-    """What one test earns, the next cannot spoil; what one breaks, stays broken."""
-    solution = (week / "instructor/solution/submission/model.py").read_text()
-    evil = solution.replace(
-        "return log_scale\n        # END 3", "import os; os._exit(0)\n        # END 3"
-    )
-    assert evil != solution
-    found = scores(quick, hand_in(week, tmp_path / "mal", evil), tmp_path / "out")
-    assert found["inverse"] == 15.0 and found["log-det"] == 0.0
 
 
 def zipped(path: Path, **files: bytes) -> Path:
