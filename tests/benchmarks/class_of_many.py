@@ -82,7 +82,8 @@ def main() -> None:
         rows = (out / "grades.csv").read_text().splitlines()
         print(
             f"{told.assignment}: {len(seconds)} hand-ins, {told.kills} kills, "
-            f"{told.jobs} at a time: median {statistics.median(seconds):.1f} s, highest {max(seconds):.1f} s a hand-in; "
+            f"{told.jobs} at a time: "
+            f"median {statistics.median(seconds):.1f} s, highest {max(seconds):.1f} s a hand-in; "
             f"graded twice {again}, lost {told.people - len(finished(out))}, "
             f"rows {len(rows) - 1}"
         )
