@@ -17,7 +17,7 @@ from genzoo.course.assignment import open_assignment
 from genzoo.course.blanks import MAX_LINES, emptied, find_blanks, open_blanks
 from genzoo.course.kit import ASSIGNMENTS, CheckFailed, open_kit, same
 from genzoo.course.writing import render
-from genzoo.errors import InputError
+from genzoo.errors import InputError, Interrupted
 
 VARIANTS = (0, 1, 2, 3, 4, 5)
 
@@ -358,6 +358,18 @@ def test_harder_data_have_a_section_of_their_own(student: Path) -> None:
     assert "figures/ring-density.png" in course.pack(student).files
     with pytest.raises(InputError, match="unknown data 'mnist'"):
         course.figures(student, data="mnist")
+
+
+def test_stopped_figures_go_on_by_the_same_call(
+    student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise Interrupted("stopped at step 3; 'work' is saved: go on with --resume")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studio, "train", stopped)
+        with pytest.raises(Interrupted, match="the same call goes on"):
+            course.figures(student)
 
 
 def test_figures_wait_for_the_blanks(written: Path) -> None:

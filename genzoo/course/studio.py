@@ -22,7 +22,7 @@ from genzoo.course.checking import limited_threads, load, read_model
 from genzoo.data import open_dataset
 from genzoo.data.dataset import Dataset
 from genzoo.data.ranges import to_model
-from genzoo.errors import InputError, unknown
+from genzoo.errors import InputError, Interrupted, unknown
 from genzoo.files import file_sha256, write_bytes, write_json
 from genzoo.model import GenerativeModel
 from genzoo.notebook import listener
@@ -190,6 +190,7 @@ def figures(
 
     Raises:
         InputError: no assignment, no such data, or blanks that are not filled in.
+        Interrupted: on request; the same call goes on.
     """
     assignment, progress = open_assignment(folder), listener(progress)
     own = str(assignment.choices.get(assignment.kit.data, assignment.kit.data))
@@ -204,9 +205,13 @@ def figures(
     assignment = replace(assignment, steps=usual if steps is None else steps)
     opened = open_dataset(harder or own, data_root)
     with limited_threads(assignment.threads):
-        studio = _studio(assignment, opened, fresh, device, progress)
-        studio.prefix = f"{harder}-" if harder else ""
-        numbers = assignment.kit.figures(studio)
+        try:
+            studio = _studio(assignment, opened, fresh, device, progress)
+            studio.prefix = f"{harder}-" if harder else ""
+            numbers = assignment.kit.figures(studio)
+        except Interrupted:
+            again = "stopped; what is trained is kept: the same call goes on"
+            raise Interrupted(again) from None
     if harder:
         _harder_into_report(assignment, harder, studio.drawn, numbers)
     else:
