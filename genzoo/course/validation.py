@@ -15,7 +15,6 @@ from genzoo.course.checking import Checked, check
 from genzoo.course.grading.grade import grade
 from genzoo.course.grading.rubric import Rubric, read_rubric
 from genzoo.course.kit import open_kit
-from genzoo.course.writing import Rendered, render
 from genzoo.errors import InputError, MachineError
 from genzoo.files import write_bytes
 from genzoo.notebook import listener
@@ -266,8 +265,3 @@ class _copy:  # noqa: N801  (a context manager)
 
 def _told(found: Checked) -> str:
     return "; ".join(f"{o.check}: {o.cause}" for o in found.outcomes if o.status != "passed")
-
-
-def rendered(assignment: str, variant: int) -> Rendered:
-    """An assignment of the library as texts, for tests."""
-    return render(assignment, open_kit(assignment), variant)

@@ -18,13 +18,17 @@ import torch
 from torch import Tensor
 
 from genzoo.noise import NoiseSource
-from genzoo.types import Batch, Recipe, SampleOptions, TrainState
+from genzoo.types import Batch, DataSpec, Recipe, SampleOptions, TrainState
 
 Arrays = dict[str, np.ndarray]
 Header = Mapping[str, Any]
 Oracle = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 """Asks the grader in the middle of a request, and returns what it says."""
 Operation = Callable[[Any, Header, Arrays, Oracle], Arrays]
+
+
+POINTS = DataSpec((2,), None, location=(0.0, 0.0), scale=(1.0, 1.0))
+DIGITS = DataSpec((1, 8, 8), 17, {"label": 10}, (0.1,) * 10)
 
 
 def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
@@ -99,34 +103,32 @@ def filled(part: Any, given: Mapping[str, Tensor], prefix: str) -> Any:
     return part
 
 
-def train_and_draw(
-    model: Any,
-    header: Header,
-    arrays: Arrays,
-    cond: Mapping[str, Tensor] | None = None,
-    options: SampleOptions | None = None,
-) -> Arrays:
-    """Train on items ``x`` by the student's own recipe, then draw.
+def training(spec: DataSpec) -> Operation:
+    """The operation that trains a model of such data by its own recipe, then draws.
 
-    Args:
-        model: of the student.
-        header: ``steps`` of training, ``n`` items to draw, and the ``seed`` of both.
-        arrays: ``x``, and ``label`` where the data have labels.
-        cond: of what is drawn.
-        options: of the sampler.
+    Its header has ``steps`` of training, ``n`` items to draw, and the ``seed`` of both; its array
+    ``x`` are the data.
     """
-    seed, steps = int(header["seed"]), int(header["steps"])
-    given = tensors(arrays)
-    x, labels = given["x"].float(), given.get("label")
+
+    def train(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
+        x, seed = tensors(arrays)["x"].float(), int(header["seed"])
+        torch.manual_seed(seed)
+        mean = _trained(module.Model(spec), x, int(header["steps"])).eval()
+        with torch.no_grad():
+            return answer(mean.draw(NoiseSource(seed, 0, int(header["n"])), {}, SampleOptions()))
+
+    return train
+
+
+def _trained(model: Any, x: Tensor, steps: int) -> Any:
+    """The average of the model's weights after a training."""
     recipe: Recipe = model.recipe()
     groups = model.param_groups() or {"main": list(model.parameters())}
     players = {name: _optimizer(recipe, group) for name, group in groups.items()}
     mean = copy.deepcopy(model).requires_grad_(False)
     decay = 0.5 ** (1 / max(1.0, recipe.ema * steps)) if recipe.ema else 0.0
-    torch.manual_seed(seed)
     for step, rate in _rates(recipe, steps):
-        rows = torch.randint(len(x), (recipe.batch_size,))
-        batch = Batch(x[rows], {} if labels is None else {"label": labels[rows]})
+        batch = Batch(x[torch.randint(len(x), (recipe.batch_size,))], {})
         for name, optimizer in players.items():
             for other, group in groups.items():
                 for parameter in group:
@@ -142,10 +144,7 @@ def train_and_draw(
         with torch.no_grad():
             for kept, new in zip(mean.parameters(), model.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)
-    mean.eval()
-    noise = NoiseSource(seed, 0, int(header["n"]))
-    with torch.no_grad():
-        return answer(mean.draw(noise, cond or {}, options or SampleOptions()))
+    return mean
 
 
 def _optimizer(recipe: Recipe, group: list[Tensor]) -> torch.optim.Optimizer:

@@ -7,10 +7,8 @@ from typing import Any
 
 import torch
 
-from genzoo.course.grading.inside import Arrays, Given, Header, Oracle, answer, tensors
-from genzoo.types import DataSpec, SampleOptions
-
-SPEC = DataSpec((1, 8, 8), 17, {"label": 10}, (0.1,) * 10)
+from genzoo.course.grading.inside import DIGITS, Arrays, Given, Header, Oracle, answer, tensors
+from genzoo.types import SampleOptions
 
 
 def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +33,7 @@ def precision(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Ar
 
 def fit(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """Mean and factor of the baseline, from known moments."""
-    given, model = tensors(arrays), module.Model(SPEC)
+    given, model = tensors(arrays), module.Model(DIGITS)
     module.mean_and_covariance = lambda x: (given["mean"], given["covariance"])
     data = SimpleNamespace(x=torch.zeros(100, 1, 8, 8))
     model.on_fit_start(data, torch.Generator().manual_seed(0))
@@ -44,7 +42,7 @@ def fit(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
 
 def drawn(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """What the baseline draws with a known factor from given noise."""
-    given, model = tensors(arrays), module.Model(SPEC)
+    given, model = tensors(arrays), module.Model(DIGITS)
     model.mean.copy_(given["mean"])
     model.factor.copy_(given["factor"])
     noise = Given(normal=given["normal"].float())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genzoo.course.grading.inside import (
+    DIGITS,
     Arrays,
     Header,
     Oracle,
@@ -17,9 +18,7 @@ from genzoo.course.grading.inside import (
     tensors,
 )
 from genzoo.noise import NoiseSource
-from genzoo.types import Batch, DataSpec, SampleOptions, TrainState
-
-SPEC = DataSpec((1, 8, 8), 17, {"label": 10}, (0.1,) * 10)
+from genzoo.types import Batch, SampleOptions, TrainState
 
 
 def _wide(a: Tensor) -> Tensor:
@@ -55,7 +54,7 @@ def clean(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays
 
 def loss(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """The loss of a known network, with known noise and targets."""
-    given, model = tensors(arrays), module.Model(SPEC)
+    given, model = tensors(arrays), module.Model(DIGITS)
     module.add_noise = lambda x, t, eps: x + _wide(t) * eps
     module.target = lambda x, t, eps: x - 2 * eps
     put(model, net=lambda x, t, label: given["slope"] * x)
@@ -65,7 +64,7 @@ def loss(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
 
 def path(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """The end of the path; the grader says the clean images in the place of the network."""
-    given, model = tensors(arrays), module.Model(SPEC)
+    given, model = tensors(arrays), module.Model(DIGITS)
     _schedule(module, given)
 
     def says(x_t: Tensor, t: Tensor, label: Tensor, weight: float) -> Tensor:

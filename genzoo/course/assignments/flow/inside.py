@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from genzoo.course.grading.inside import (
+    POINTS,
     Arrays,
     Header,
     Oracle,
@@ -14,11 +15,9 @@ from genzoo.course.grading.inside import (
     filled,
     put,
     tensors,
-    train_and_draw,
+    training,
 )
-from genzoo.types import Batch, DataSpec, SampleOptions, TrainState
-
-SPEC = DataSpec((2,), None, location=(0.0, 0.0), scale=(1.0, 1.0))
+from genzoo.types import Batch, SampleOptions, TrainState
 
 
 class _Known:
@@ -48,12 +47,12 @@ def coupling(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arr
 def base(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """The log-density of the noise."""
     with torch.no_grad():
-        return answer(module.Model(SPEC).base_log_density(tensors(arrays)["z"]))
+        return answer(module.Model(POINTS).base_log_density(tensors(arrays)["z"]))
 
 
 def _model(module: Any, given: dict[str, torch.Tensor]) -> Any:
     """A flow of known couplings."""
-    model = module.Model(SPEC)
+    model = module.Model(POINTS)
     shifts, slopes = given["shifts"], given["slopes"]
     put(model, couplings=[_Known(a, b) for a, b in zip(shifts, slopes, strict=True)])
     return model
@@ -71,7 +70,7 @@ def chain(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays
 def loss(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """The loss where the log-density is known."""
     given = tensors(arrays)
-    model = module.Model(SPEC)
+    model = module.Model(POINTS)
     put(model, log_density=lambda x, cond: given["log_density"].clone())
     return answer(model.loss(Batch(given["x"], {}), "main", TrainState()).total)
 
@@ -85,16 +84,11 @@ def carried(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arra
         return answer(model.draw(None, {}, SampleOptions()))
 
 
-def train(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
-    """Train on points for some steps, then draw."""
-    return train_and_draw(module.Model(SPEC), header, arrays)
-
-
 OPERATIONS = {
     "coupling": coupling,
     "base": base,
     "chain": chain,
     "loss": loss,
     "carried": carried,
-    "train": train,
+    "train": training(POINTS),
 }

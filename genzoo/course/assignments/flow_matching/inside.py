@@ -8,22 +8,20 @@ import torch
 from torch import Tensor
 
 from genzoo.course.grading.inside import (
+    POINTS,
     Arrays,
     Header,
     Oracle,
     answer,
     put,
     tensors,
-    train_and_draw,
+    training,
 )
-from genzoo.types import DataSpec
-
-SPEC = DataSpec((2,), None, location=(0.0, 0.0), scale=(1.0, 1.0))
 
 
 def errors(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """Errors of a known network on known paths."""
-    given, model = tensors(arrays), module.Model(SPEC)
+    given, model = tensors(arrays), module.Model(POINTS)
     module.path_point = lambda x0, x1, t: x0 + 2 * t[:, None] * x1
     module.target_velocity = lambda x0, x1, t: x1 - 3 * x0
     put(model, velocity=lambda x, t: given["slope"] * x + t[:, None])
@@ -58,7 +56,7 @@ def integrate(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Ar
 
 def rates(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """Motion and change of log p in a given field."""
-    given, model = tensors(arrays), module.Model(SPEC)
+    given, model = tensors(arrays), module.Model(POINTS)
     put(model, velocity=lambda x, t: (x @ given["a"] + t * given["b"]).tanh() @ given["c"])
     state = torch.cat([given["x"], torch.zeros(len(given["x"]), 1).double()], 1)
     return answer(model.rates(state, float(header["t"])))
@@ -66,7 +64,7 @@ def rates(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays
 
 def log_density(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """The density at the end of a field that stretches, with known steps."""
-    given, model = tensors(arrays), module.Model(SPEC)
+    given, model = tensors(arrays), module.Model(POINTS)
     s = given["stretch"]
 
     def exact(rates: Any, state: Tensor, begin: float, end: float, steps: int, rule: Any) -> Tensor:
@@ -79,16 +77,11 @@ def log_density(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> 
         return answer(model.log_density(given["x"], {}))
 
 
-def train(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
-    """Train on points for some steps, then draw."""
-    return train_and_draw(module.Model(SPEC), header, arrays)
-
-
 OPERATIONS = {
     "errors": errors,
     "step": step,
     "integrate": integrate,
     "rates": rates,
     "log_density": log_density,
-    "train": train,
+    "train": training(POINTS),
 }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genzoo.course.grading.inside import (
+    POINTS,
     Arrays,
     Given,
     Header,
@@ -16,11 +17,9 @@ from genzoo.course.grading.inside import (
     draw_these,
     put,
     tensors,
-    train_and_draw,
+    training,
 )
-from genzoo.types import Batch, DataSpec, SampleOptions, TrainState
-
-SPEC = DataSpec((2,), None, location=(0.0, 0.0), scale=(1.0, 1.0))
+from genzoo.types import Batch, SampleOptions, TrainState
 
 
 def slopes(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
@@ -52,7 +51,7 @@ class _Linear(nn.Module):
 
 def turn(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """A turn of linear players with known losses: the total, and its gradients to both."""
-    given, model = tensors(arrays), module.Model(SPEC)
+    given, model = tensors(arrays), module.Model(POINTS)
     model.critic, model.generator = _Linear(given["critic"]), _Linear(given["generator"])
     module.critic_loss = lambda real, fake: 2 * fake.mean() - real.mean()
     module.generator_loss = lambda real, fake: 3 * real.mean() - fake.mean()
@@ -68,7 +67,7 @@ def turn(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
 
 def groups(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """Whether each group (row) has all parameters of each player (column), and no others."""
-    model = module.Model(SPEC)
+    model = module.Model(POINTS)
     found = {name: {id(p) for p in group} for name, group in model.param_groups().items()}
     players = [{id(p) for p in player.parameters()} for player in (model.critic, model.generator)]
     names = ("critic", "generator")
@@ -77,15 +76,10 @@ def groups(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Array
 
 def drawn(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """What a linear generator makes of given noise."""
-    given, model = tensors(arrays), module.Model(SPEC)
+    given, model = tensors(arrays), module.Model(POINTS)
     put(model, generator=lambda z: z.double() @ given["generator"])
     with torch.no_grad():
         return answer(model.draw(Given(normal=given["normal"]), {}, SampleOptions()))
-
-
-def train(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
-    """Train on points for some steps, then draw."""
-    return train_and_draw(module.Model(SPEC), header, arrays)
 
 
 OPERATIONS = {
@@ -94,5 +88,5 @@ OPERATIONS = {
     "turn": turn,
     "groups": groups,
     "drawn": drawn,
-    "train": train,
+    "train": training(POINTS),
 }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genzoo.course.grading.inside import (
+    DIGITS,
     Arrays,
     Given,
     Header,
@@ -15,11 +16,9 @@ from genzoo.course.grading.inside import (
     answer,
     put,
     tensors,
-    train_and_draw,
+    training,
 )
-from genzoo.types import Batch, DataSpec, SampleOptions, TrainState
-
-SPEC = DataSpec((1, 8, 8), 17, {"label": 10}, (0.1,) * 10)
+from genzoo.types import Batch, SampleOptions, TrainState
 
 
 def drawn(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
@@ -32,7 +31,7 @@ def drawn(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays
 
 def _linear(module: Any, given: dict[str, Tensor]) -> Any:
     """A model with a known encoder, a linear decoder and unit noise."""
-    model = module.Model(SPEC)
+    model = module.Model(DIGITS)
     put(
         model,
         posterior=lambda x: (given["mean"], given["std"]),
@@ -62,7 +61,7 @@ def importance_bound(module: Any, header: Header, arrays: Arrays, oracle: Oracle
 
 def loss(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """The loss where both parts are known."""
-    given, model = tensors(arrays), module.Model(SPEC)
+    given, model = tensors(arrays), module.Model(DIGITS)
     put(model, bound_parts=lambda x, eps: (given["log_lik"], given["kl"]))
     batch = Batch(torch.zeros(len(given["kl"]), 1, 8, 8), {})
     return answer(model.loss(batch, "main", TrainState()).total)
@@ -70,15 +69,10 @@ def loss(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
 
 def decoded(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
     """What a linear decoder makes of the codes of given noise."""
-    given, model = tensors(arrays), module.Model(SPEC)
+    given, model = tensors(arrays), module.Model(DIGITS)
     put(model, decoder=lambda z: z @ given["columns"].T, image=lambda out: out)
     with torch.no_grad():
         return answer(model.draw(Given(normal=given["normal"]), {}, SampleOptions()))
-
-
-def train(module: Any, header: Header, arrays: Arrays, oracle: Oracle) -> Arrays:
-    """Train on images for some steps, then draw."""
-    return train_and_draw(module.Model(SPEC), header, arrays)
 
 
 OPERATIONS = {
@@ -87,5 +81,5 @@ OPERATIONS = {
     "importance_bound": importance_bound,
     "loss": loss,
     "decoded": decoded,
-    "train": train,
+    "train": training(DIGITS),
 }
