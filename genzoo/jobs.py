@@ -117,7 +117,8 @@ class Common:
         probe: a file in the cache of the evaluation, absolute.
         environment: variables of the runs.
         topic: where workers tell what they begin.
-        threads: of each run, where seconds are measured: a worker must have that many cores.
+        cores: of each run, where seconds are measured: a worker must have that many.
+        slots: variables of the runs of each worker of this machine, by its number.
         version: of genzoo.
     """
 
@@ -125,7 +126,8 @@ class Common:
     probe: str
     environment: Mapping[str, str]
     topic: str
-    threads: int | None = None
+    cores: int | None = None
+    slots: tuple[Mapping[str, str], ...] = ()
     version: str = field(default=__version__)
 
     def check(self, runs_at_a_time: int) -> None:
@@ -153,12 +155,10 @@ class Common:
                 "locks on one machine, so two could write one run; put --out on another (NFS 4, "
                 "Lustre mounted with flock)"
             )
-        if self.threads is not None and runs_at_a_time * self.threads > (
-            cores := available_cores()
-        ):
+        if self.cores is not None and runs_at_a_time * self.cores > (there := available_cores()):
             raise InputError(
-                f"worker on {host}: {runs_at_a_time} runs with {self.threads} threads each on "
-                f"{cores} cores: a budget in seconds would not be fair; give the worker fewer "
+                f"worker on {host}: {runs_at_a_time} runs with {self.cores} threads each on "
+                f"{there} cores: a budget in seconds would not be fair; give the worker fewer "
                 "threads, or take a budget in steps, images or flops"
             )
 
@@ -190,7 +190,8 @@ def carry_out(path: str, arguments: tuple[str, ...], common: Common) -> str | No
     wait_until_free(folder, TAKE_OVER_SECONDS)
     worker.log_event(common.topic, {"run": folder.name, "host": socket.gethostname()})
     kept = {k: v for k, v in os.environ.items() if k not in THREADS}
-    with _process(arguments, {**kept, **common.environment}) as (process, errors):
+    own = common.slots[int(worker.name) % len(common.slots)] if common.slots else {}
+    with _process(arguments, {**kept, **common.environment, **own}) as (process, errors):
         while (code := process.poll()) is None:
             if not _is_wanted(worker, key):
                 process.send_signal(signal.SIGINT)  # it saves itself at the end of its step

@@ -12,6 +12,7 @@ from genzoo.denoiser_likelihood import FlowSolver, flow_log_prob
 from genzoo.errors import UnsupportedCapability
 from genzoo.model import Denoiser, GenerativeModel, HasLikelihood, RoughLikelihood, evaluating
 from genzoo.noise import generator
+from genzoo.training.ranks import ALONE, Ranks
 from genzoo.types import DataSpec, LikelihoodKind
 
 BATCH = 50
@@ -55,7 +56,12 @@ def bits_per_dim(log_prob: Tensor, spec: DataSpec) -> Tensor:
 
 
 def log_likelihood(
-    model: GenerativeModel, raw: Tensor, *, seed: int = 0, batch_size: int = BATCH
+    model: GenerativeModel,
+    raw: Tensor,
+    *,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Log P(raw) in nats, (N,) float64; of a conditional model log Σ_y p(y) p(raw | y).
 
@@ -67,6 +73,8 @@ def log_likelihood(
         raw: integer levels (N, C, H, W) or points (N, D) in data units.
         seed: of the noise of dequantization, latents or trace probes.
         batch_size: items at a time; the noise depends on it.
+        ranks: the processes that share the work, batch by batch; each gets all of it, the same to
+            the last digit as one alone.
 
     Raises:
         UnsupportedCapability: the model has no likelihood.
@@ -74,11 +82,14 @@ def log_likelihood(
     able = likelihood_of(model)
     if able is None:
         raise UnsupportedCapability(type(model).__name__, "likelihood")
-    out = []
+    own = dict[int, Tensor]()
     with evaluating(model), torch.no_grad():
         for i, part in enumerate(raw.split(batch_size)):
-            out.append(_marginal(able, model, part.to(model.device), (seed, i)))
-    return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
+            if i % ranks.count == ranks.rank:
+                own[i] = _marginal(able, model, part.to(model.device), (seed, i))
+    found = {i: part for shares in ranks.gathered(own) for i, part in shares.items()}
+    empty = torch.zeros(0, dtype=torch.float64)
+    return torch.cat([empty, *(found[i] for i in sorted(found))])
 
 
 def _marginal(

@@ -65,6 +65,7 @@ from genzoo.training.ranks import ALONE, Ranks
 from genzoo.types import Budget, SampleOptions
 
 if TYPE_CHECKING:
+    from genzoo.evaluation.result import Score
     from genzoo.training.distributed import Team
 
 BATCH_SIZE = 256  # of sampling
@@ -142,7 +143,7 @@ def train(
 
     Returns:
         The run. With several devices, all but the first process return a mirror of it as soon as
-        they are not needed any more: before it is evaluated.
+        they are not needed any more: before its samples are scored.
 
     Raises:
         InputError: the call is wrong, or `out` is not empty and `resume` was not asked for.
@@ -272,6 +273,7 @@ class _Job:
     log: tuple[str, ...]
     team: Team | None = None
     repeated: Sequence[str] = ()  # words that start another process of it
+    shared: GenerativeModel | None = None  # the trained model, once all ranks have it
 
     def carry_out(self, path: Path, config: dict[str, Any], resume: bool, evaluate: bool) -> Run:
         """Do the stages that are not done yet."""
@@ -280,23 +282,25 @@ class _Job:
         with _recorded(run), logging_to(self.log, run, self.progress) as loggers:
             with self._joined(run) as ranks:
                 self._model(run, ranks, loggers)
+                likelihood = self._likelihood(run, ranks, evaluate)
             if not (run.finished or is_illustrated(run.path)):
                 seed = derive_seed(run.config["seed"], DRAW)
                 illustrate(run, self._trained(run), self.dataset, seed, self.progress)
             if evaluate and run.scores() is None:
-                loggers.summarize(self._evaluate(run))
+                loggers.summarize(self._evaluate(run, likelihood))
             if not run.finished:
                 run.update_status(state="finished", reason=None)
                 self._introduce(run)
         return run
 
     def follow(self, path: Path, config: dict[str, Any]) -> Run:
-        """Be another rank than the first: help to train and sample, and write nothing."""
+        """Be another rank than the first: help with what is shared, and write nothing."""
         run: Run = Mirror(path, config, {"model_sha256": None})
         self.progress, self.log = Silent(), ()
         try:
             with _recorded(run), self._joined(run) as ranks:
                 self._model(run, ranks, None)
+                self._likelihood(run, ranks, False)
         except (Diverged, Interrupted) as error:  # which ranks agree upon
             error.told = True
             raise
@@ -304,7 +308,7 @@ class _Job:
 
     @contextmanager
     def _joined(self, run: Run) -> Iterator[Ranks]:
-        """The processes that train and sample; this one where there is nothing left for others."""
+        """The processes that work together; this one where there is nothing left for others."""
         team = self.team
         if team is None or (team.starts_all and run.trained):
             yield ALONE
@@ -410,10 +414,13 @@ class _Job:
         """The trained model, on every rank; its file is where the first rank is."""
         if ranks.count == 1:
             return self._trained(run)
-        model = self._trained(run) if ranks.is_first else self._built(run).to(self.device).eval()
-        held = model.state_dict() if ranks.is_first else {}
-        model.load_state_dict(ranks.from_first({k: v.cpu() for k, v in held.items()}))
-        return model
+        if self.shared is None:
+            first = ranks.is_first
+            model = self._trained(run) if first else self._built(run).to(self.device).eval()
+            held = model.state_dict() if first else {}
+            model.load_state_dict(ranks.from_first({k: v.cpu() for k, v in held.items()}))
+            self.shared = model
+        return self.shared
 
     def _built(self, run: Run) -> GenerativeModel:
         """The model of a run as it is before any training."""
@@ -432,7 +439,18 @@ class _Job:
 
         write_card(run)
 
-    def _evaluate(self, run: Run) -> dict[str, Any]:
+    def _likelihood(self, run: Run, ranks: Ranks, evaluate: bool) -> Score | None:
+        """What of the evaluation grows with the model, by all ranks; by one, it is left to it."""
+        if ranks.count == 1 or not ranks.from_first(evaluate and run.scores() is None):
+            return None
+        from genzoo.evaluation.likelihood import likelihood_score
+
+        begun, model = time.perf_counter(), self._shared(run, ranks)
+        score = likelihood_score(run, self.dataset, self.device, model, False, self.progress, ranks)
+        run.update_status(evaluation_seconds=time.perf_counter() - begun)
+        return score
+
+    def _evaluate(self, run: Run, likelihood: Score | None) -> dict[str, Any]:
         from genzoo.evaluation import evaluate
 
         begun = time.perf_counter()
@@ -442,10 +460,12 @@ class _Job:
             device=str(self.device),
             progress=self.progress,
             model=self._trained(run),
+            likelihood=likelihood,
         )
         scores = result.to_dict()
         write_json(run.path / SCORES, scores)
-        run.update_status(evaluation_seconds=time.perf_counter() - begun)
+        before = run.status["evaluation_seconds"] if likelihood is not None else 0.0
+        run.update_status(evaluation_seconds=before + time.perf_counter() - begun)
         return scores
 
 

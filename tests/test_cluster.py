@@ -155,7 +155,7 @@ def common(tmp_path: Path, **changes: Any) -> Common:
         ({"version": "0.0.1"}, "this is 0.0.1; install the same"),
         ({"folder": "/nowhere/c"}, "does not see '/nowhere/c'; put --out"),
         ({"probe": "/nowhere/cache/p"}, "does not see '/nowhere/cache'; set GENZOO_CACHE"),
-        ({"threads": 10_000}, "2 runs with 10000 threads each.*would not be fair"),
+        ({"cores": 10_000}, "2 runs with 10000 threads each.*would not be fair"),
     ],
 )
 def test_a_worker_that_shares_too_little_refuses(
@@ -178,7 +178,8 @@ def test_a_worker_that_does_not_see_the_lock_refuses(tmp_path: Path) -> None:
 class Worker:
     """What a run asks of a worker of Dask."""
 
-    def __init__(self, task: str = "executing") -> None:
+    def __init__(self, task: str = "executing", name: int = 0) -> None:
+        self.name = name
         self.state = SimpleNamespace(nthreads=1, tasks={"key": SimpleNamespace(state=task)})
         self.told: list[Any] = []
 
@@ -193,10 +194,10 @@ class Worker:
 def on_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
     import distributed
 
-    def carry_out(worker: Worker, *words: str) -> str | None:
+    def carry_out(worker: Worker, *words: str, **changes: Any) -> str | None:
         monkeypatch.setattr(distributed, "get_worker", lambda: worker)
         with lock(tmp_path / "c"):
-            return jobs.carry_out(str(tmp_path / "run"), words, common(tmp_path))
+            return jobs.carry_out(str(tmp_path / "run"), words, common(tmp_path, **changes))
 
     return carry_out
 
@@ -216,6 +217,20 @@ def test_how_a_run_ends(on_a_worker: Callable[..., str | None]) -> None:
     assert reason and reason.startswith("exit code 2: genzoo: error: unknown command 'nonsense'")
     with pytest.raises(Lost, match="no longer wanted"):
         on_a_worker(Worker("cancelled"), "doctor")
+
+
+def test_a_worker_of_this_machine_has_gpus_of_its_own(
+    tmp_path: Path, on_a_worker: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho $CUDA_VISIBLE_DEVICES >> {told}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    slots = ({"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"})
+    for name in (1, 0):
+        assert on_a_worker(Worker(name=name), slots=slots) is None
+    assert told.read_text() == "2,3\n0,1\n"
 
 
 # -- asking for a cluster -------------------------------------------------------------------
@@ -277,7 +292,7 @@ def test_jobs_of_batch_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(dask_jobqueue, cluster.BATCH[name], Script)
     monkeypatch.setattr(shutil, "which", lambda command: command)
     monkeypatch.setattr(cluster, "_check_slurm", lambda script: None)
-    asked = cluster.find_scheduler(name, jobs=7, threads=4)
+    asked = cluster.find_scheduler(name, jobs=7, threads=2, devices=2)
     unsaid = dask.config.set({f"jobqueue.{name}.memory": None})
     with unsaid, pytest.raises(InputError, match=f"Set DASK_JOBQUEUE__{name.upper()}__MEMORY=8GB"):
         cluster._batch(asked, tmp_path)

@@ -16,6 +16,7 @@ from genzoo.errors import InputError, Interrupted, PartialFailure
 from genzoo.experiment import ComparisonFailed, runners
 from genzoo.experiment import plan as plans
 from genzoo.experiment.runners import Task, arguments_of
+from genzoo.experiment.slots import Slots
 from genzoo.runs import open_run
 
 TINY = f"{Path(__file__).parent / 'tiny_models.py'}:Tiny"
@@ -147,6 +148,8 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(
         ({"settings": {"vae.lr": 1}}, "begin with the model"),
         ({"settings": {"tiny.lrr": 1}}, "did you mean 'lr'"),
         ({"jobs": 2, "models": (Tiny,)}, "jobs > 1 needs models by name"),
+        ({"devices": 0}, "--devices 0"),
+        ({"devices": 2, "models": (Tiny,)}, "devices > 1 needs models by name"),
         ({"jobs": 2, "models": "noise", "threads": 10_000, "budget": "5s"}, "would not be fair"),
         ({"models": (Tiny, TINY.replace(":Tiny", ":Duel"), Duel, TINY)}, None),
     ],
@@ -209,16 +212,28 @@ def test_processes_give_the_same_bytes_and_fail_alone(tmp_path: Path) -> None:
     assert mine == theirs
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_each_run_on_two_devices(tmp_path: Path, jobs: int) -> None:
+    """One after the other in one process, and in processes of their own."""
+    pytest.importorskip("lightning_fabric")
+    found = compare(tmp_path / "c", (TINY,), devices=2, jobs=jobs, threads=1)
+    assert found.failed == {} and len(found.runs) == 2
+    for path in found.runs:
+        run = open_run(path)
+        assert run.finished and run.config["devices"] == 2 and run.scores() is not None
+
+
 def test_a_killed_process_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[int] = []
     real = runners._start
 
-    def start(task: Task, dataset: Any, tries: int, slot: int) -> runners._Process:
+    def start(task: Task, dataset: Any, tries: int, slots: Slots, slot: int) -> runners._Process:
         starts.append(tries)
         if tries == 0:  # dies at once
             monkeypatch.setattr(sys, "executable", killer)
         try:
-            return real(task, dataset, tries, slot)
+            return real(task, dataset, tries, slots, slot)
         finally:
             monkeypatch.setattr(sys, "executable", python)
 

@@ -196,6 +196,29 @@ def test_another_device(no_metrics: None) -> None:
     assert found.device == "h100" and "extrapolated, not measured" in found.extrapolated
 
 
+def test_devices_that_train_together(no_metrics: None, genzoo_says: Genzoo) -> None:
+    """Each with its share. Fails with: FLOPs of one device, activations of a whole minibatch."""
+    words = {"controls": (), "seeds": 1, "budget": "100steps", "device": "cpu", "threads": 1}
+    one, two = (genzoo.forecast("gaussian,vae", "ring", devices=n, **words) for n in (1, 2))
+    for alone, shared in zip(one.models, two.models, strict=True):
+        assert shared.work.flops == pytest.approx(alone.work.flops)
+        assert (shared.work.steps, shared.work.images) == (alone.work.steps, alone.work.images)
+        assert shared.memory.weights == alone.memory.weights
+    whole, half = (found.models[1].memory.activations for found in (one, two))
+    assert 0.45 * whole < half < 0.6 * whole
+    totals = two.totals()
+    assert totals["device_hours"] == pytest.approx(2 * totals["seconds"] / 3600)
+    with pytest.raises(InputError, match="cannot be shared equally among 3 devices"):
+        genzoo.forecast("vae", "ring", devices=3, **words)
+    line = "compare --models gaussian --controls none --data ring --device cpu --seeds 1"
+    said = genzoo_says(*line.split(), "--budget", "5steps", "--devices", "2", "--dry-run")
+    assert "on 2 devices: " in said.out and "tell each other their gradients" in said.out
+
+
+def test_batches_are_shared_by_turns() -> None:
+    assert [stages._first_share(n, 50, 2) for n in (0, 30, 50, 80, 130)] == [0, 30, 50, 50, 80]
+
+
 def test_the_table_of_devices() -> None:
     assert find_rates("RTX 4090") is RATES["rtx4090"]
     assert RATES["h100"].peak("auto", images=True) == ("bf16", 989.5e12)

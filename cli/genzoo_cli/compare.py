@@ -73,6 +73,7 @@ from genzoo_cli.show import comparison_answer, forecast_answer
 )
 @options.conditional
 @options.device
+@options.devices
 @options.preset
 @options.acceleration
 @options.settings("vae.width=128", "A setting of one of the models, MODEL.KEY=VALUE")

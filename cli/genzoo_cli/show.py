@@ -251,13 +251,19 @@ def forecast_answer(found: Forecast) -> Answer:
         )
     totals = found.totals()
     at_a_time = f", {found.jobs} at a time" if found.jobs > 1 else ""
+    many = found.devices > 1
+    device = f"{found.devices} devices: {found.device}" if many else found.device
     end = (
-        f"budget {found.budget} a run on {found.device}: {totals['runs']} runs, "
+        f"budget {found.budget} a run on {device}: {totals['runs']} runs, "
         f"{totals['flops']:.3g} FLOPs, {totals['device_hours']:.3g} device-hours; about "
         f"{duration(totals['wall_seconds'])}{at_a_time}, and {_bytes(totals['memory_bytes'])} for "
         "the largest training (weights, gradients, optimizer, average, activations, data)"
     )
-    parts = [table(head, rows), end, found.extrapolated]
+    shared = (
+        "seconds and memory of one device with its share of each minibatch; the time in which "
+        "devices tell each other their gradients comes on top"
+    )
+    parts = [table(head, rows), end, shared if many else "", found.extrapolated]
     return Answer(found.to_dict(), "\n\n".join(part for part in parts if part))
 
 

@@ -57,7 +57,13 @@ def read_image(path: str | Path, size: int | None = None) -> Pixels:
 
 
 def decode_image(file: BinaryIO, name: str, size: int | None = None) -> Pixels:
-    """One encoded image, from a file or from memory, as RGB; see `read_image`.
+    """One encoded image, from a file or from memory, as RGB; see `read_image`."""
+    image = decode_plain(file, name, size)
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
+
+
+def decode_plain(file: BinaryIO, name: str, size: int | None = None) -> Pixels:
+    """`decode_image`, but (H, W) of most that is stored in gray: copying that thrice is slow.
 
     Args:
         file: open for reading, at its beginning.
@@ -76,7 +82,9 @@ def decode_image(file: BinaryIO, name: str, size: int | None = None) -> Pixels:
                     f"{name}: {image.width}x{image.height} is above the limit of "
                     f"{MAX_PIXELS // 1_000_000} million pixels; make the image smaller"
                 )
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
+            if image.format != "PNG" or image.info:  # where a PNG would say how to turn it
+                ImageOps.exif_transpose(image, in_place=True)
+            plain = _to_gray_or_rgb(image)
     except (InputError, MemoryError, PermissionError):
         raise
     except Image.DecompressionBombError as error:
@@ -91,12 +99,17 @@ def decode_image(file: BinaryIO, name: str, size: int | None = None) -> Pixels:
             "mend or remove it"
         ) from error
     if size is not None:
-        rgb = _square(rgb, size)
-    return np.asarray(rgb, dtype=np.uint8)
+        plain = _square(plain, size)
+    return np.asarray(plain, dtype=np.uint8)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB, transparency on white."""
+def is_gray(image: Pixels) -> bool:
+    """Whether the channels of an image (H, W, 3) are equal."""
+    return bool((image == image[..., :1]).all())
+
+
+def _to_gray_or_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to 8 bits of gray or RGB, transparency on white."""
     image.load()
     if image.mode.startswith("I"):
         wide = np.asarray(image, dtype=np.int64)
@@ -105,6 +118,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(np.rint(wide / 257).astype(np.uint8))
     elif image.mode == "F":
         raise ValueError("floating-point gray values have no stated range")
+    elif image.mode == "L" and "transparency" not in image.info:
+        return image
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -125,10 +140,7 @@ def _square(image: Image.Image, size: int) -> Image.Image:
 
 def drop_color(images: Pixels) -> Pixels:
     """(N, H, W, 3) to (N, H, W, 1) where all of them are gray, else unchanged."""
-    for image in images:
-        if (image != image[..., :1]).any():
-            return images
-    return images[..., :1]
+    return images[..., :1] if all(map(is_gray, images)) else images
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genzoo.data.indexing import ShardIndex, Stat
-from genzoo.data.pictures import Pixels, decode_image
+from genzoo.data.pictures import Pixels, decode_plain, is_gray
+from genzoo.data.workers import in_workers
 from genzoo.errors import GenzooError, InputError, MachineError
+from genzoo.machine import available_cores
 
 BLOCK_ITEMS, BLOCK_BYTES = 256, 1 << 20
 # Of so few, decoding takes no longer than starting a process.
 FEW = 4096
+MOST_WORKERS = 8
 
 
 class Form(NamedTuple):
@@ -62,11 +65,13 @@ class Block(NamedTuple):
         shard: number of the file.
         first: of its pictures that belong to the stream.
         last: past the last one.
+        some: those of the run that are wanted, ascending from 0; all of them where absent.
     """
 
     shard: int
     first: int
     last: int
+    some: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,33 +138,31 @@ class Stream:
         )
         return replace(self, rows=rows)
 
-    def read(self, blocks: Iterable[Block], workers: int) -> Iterator[Pixels]:
+    def read(self, blocks: Iterable[Block], spare: int = 0) -> Iterator[Pixels]:
         """The pictures of each block, (n, C, side, side) uint8, in the order of `blocks`.
 
         Args:
             blocks: which ones; they may go on for ever.
-            workers: processes that decode.
+            spare: cores that whoever uses the pictures leaves to those who decode them. Where
+                there are none, they take turns, and decoding has all cores.
 
         Raises:
             InputError: a picture is damaged, or not of the stream's form.
         """
-        from genzoo.data.workers import in_workers
+        workers = 0 if len(self) <= FEW else min(MOST_WORKERS, spare or available_cores())
+        requests = map(self.request, blocks)
+        yield from in_workers(read_block, requests, workers, ahead=spare > 0)
 
-        yield from in_workers(read_block, map(self.request, blocks), workers)
-
-    def whole(self, workers: int) -> tuple[Pixels, NDArray[np.int64] | None]:
+    def whole(self) -> tuple[Pixels, NDArray[np.int64] | None]:
         """All pictures and their labels, where they fit into memory."""
-        parts = list(self.read(self.blocks, workers))
+        parts = list(self.read(self.blocks))
         form = self.form
         empty = np.empty((0, form.channels, form.side, form.side), dtype=np.uint8)
         return np.concatenate([empty, *parts]), self.all_labels()
 
-    def workers(self, cores: int) -> int:
-        """How many processes should decode: none for few pictures, at most half of the cores."""
-        return 0 if len(self) <= FEW else max(1, min(8, cores // 2))
-
     def _rows(self, block: Block) -> NDArray[np.int64]:
-        return self.rows[block.shard][block.first : block.last]
+        rows = self.rows[block.shard][block.first : block.last]
+        return rows if block.some is None else rows[block.some]
 
 
 def read_block(request: Request) -> Pixels | GenzooError:
@@ -167,13 +170,10 @@ def read_block(request: Request) -> Pixels | GenzooError:
     try:
         encoded = read_encoded(request)
         form = request.form
-        images = np.empty((len(encoded), form.side, form.side, 3), dtype=np.uint8)
+        images = np.empty((len(encoded), form.channels, form.side, form.side), dtype=np.uint8)
         for row, content in enumerate(encoded):
-            _decode(content, images[row], request, row)
-        if form.channels == 1:
-            _check_gray(images, request)
-            images = images[..., :1]
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+            images[row] = _decoded(content, request, row)
+        return images
     except GenzooError as error:
         return error
     except OSError as error:
@@ -190,6 +190,8 @@ def read_encoded(request: Request) -> list[bytes]:
         InputError: the file was changed.
     """
     starts, lengths = request.starts.tolist(), request.lengths.tolist()
+    if not starts:
+        return []
     if is_parquet(request.path):
         from genzoo.data.parquet import read_parquet
 
@@ -204,29 +206,27 @@ def is_parquet(path: Path) -> bool:
     return path.suffix == ".parquet"
 
 
-def _decode(content: bytes, into: Pixels, request: Request, row: int) -> None:
-    side, resized, _ = request.form
+def _decoded(content: bytes, request: Request, row: int) -> Pixels:
+    """A picture of the request's form, (C, side, side), or (side, side) where it is gray."""
+    side, resized, channels = request.form
     try:
-        image = decode_image(io.BytesIO(content), "", side if resized else None)
+        image = decode_plain(io.BytesIO(content), "", side if resized else None)
     except InputError as error:
         raise InputError(f"{_name(request, row)}{error}") from error
-    if image.shape != into.shape:
-        height, width, _ = image.shape
+    if image.shape[:2] != (side, side):
+        height, width = image.shape[:2]
         raise InputError(
             f"{_name(request, row)}: is {width}x{height}, not {side}x{side} as others are; "
             f"choose a size for all of them, for example --size {side}"
         )
-    into[...] = image
-
-
-def _check_gray(images: Pixels, request: Request) -> None:
-    colored = (images != images[..., :1]).reshape(len(images), -1).any(1)
-    if colored.any():
-        name = _name(request, int(colored.argmax()))
+    if image.ndim == 2:
+        return image
+    if channels == 1 and not is_gray(image):
         raise InputError(
-            f"{name}: is in color, but the data are gray, by those that were looked at first; "
-            "convert all of them to one kind"
+            f"{_name(request, row)}: is in color, but the data are gray, by those that were looked "
+            "at first; convert all of them to one kind"
         )
+    return image[..., :channels].transpose(2, 0, 1)
 
 
 def _name(request: Request, row: int) -> str:

@@ -297,7 +297,7 @@ def _kept(part: Stream, seed: int, root: Path) -> tuple[Pixels, NDArray[np.int64
             return images, some.all_labels()
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         pass
-    images, labels = some.whole(some.workers(2 * available_cores()))
+    images, labels = some.whole()
     with suppress(GenzooError, OSError), atomic_path(place) as beside:
         np.savez(beside, images=images)
     return images, labels

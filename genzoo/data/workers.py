@@ -10,13 +10,14 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
 from multiprocessing import current_process
-from typing import Any, TypeVar
-
-from torch import Generator
-from torch.utils.data import DataLoader, Dataset
+from typing import TypeVar
 
 from genzoo.errors import MachineError
 
@@ -24,11 +25,11 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 GRACE_SECONDS = 10.0
-AHEAD = 4  # questions that each process may be ahead of whoever takes the answers
+AHEAD = 4  # questions that each process is given at a time
 
 
 def in_workers(
-    work: Callable[[Q], A | Exception], questions: Iterable[Q], workers: int
+    work: Callable[[Q], A | Exception], questions: Iterable[Q], workers: int, ahead: bool = True
 ) -> Iterator[A]:
     """``work`` of each question, in order; the questions may go on for ever.
 
@@ -37,53 +38,50 @@ def in_workers(
             raised here as it is: one raised there would arrive with a traceback as its text.
         questions: small things that can be sent to a process.
         workers: how many processes; 0 for none, then an answer is made when it is asked for.
+        ahead: whether they go on while an answer is used. Where that takes all cores, they had
+            better wait: a thread that shares its core holds up all threads of its parallel loop.
 
     Raises:
         Exception: what `work` returned.
         MachineError: a process died.
     """
-    if workers and not current_process().daemon:  # which may have no children
-        answers: Iterable[A | Exception] = DataLoader(
-            _Work(work),
-            batch_size=None,
-            sampler=questions,
-            num_workers=workers,
-            prefetch_factor=AHEAD,
-            collate_fn=_unchanged,
-            worker_init_fn=partial(_settle, os.getpid()),
-            generator=Generator(),  # else it would draw from the global one
-        )
-    else:
-        answers = map(work, questions)
-    try:
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-            yield answer
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise MachineError(
-            "a process that reads pictures was killed; free some memory, and go on with --resume"
-        ) from error
+    if not workers or current_process().daemon:  # which may have no children
+        for question in questions:
+            yield _told(work(question))
+        return
+    coming, asked = iter(questions), deque[Future[A | Exception]]()
+    with _pool(workers) as pool:
+        while True:
+            if ahead or not asked:
+                some = islice(coming, AHEAD * workers - len(asked))
+                asked.extend(pool.submit(work, question) for question in some)
+                if not ahead:
+                    wait(asked)
+            if not asked:
+                return
+            yield _told(asked.popleft().result())
 
 
-class _Work(Dataset[Any]):
-    """A function whose values are its items."""
-
-    def __init__(self, work: Callable[[Any], Any]) -> None:
-        """Of this function."""
-        self._work = work
-
-    def __getitem__(self, question: Any) -> Any:
-        return self._work(question)
-
-
-def _unchanged(answer: A) -> A:
+def _told(answer: A | Exception) -> A:
+    if isinstance(answer, Exception):
+        raise answer
     return answer
 
 
-def _settle(parent: int, number: int) -> None:
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    pool = ProcessPoolExecutor(workers, initializer=_settle, initargs=(os.getpid(),))
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise MachineError(
+            "a process that reads pictures was killed; free some memory, and go on with --resume"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _settle(parent: int) -> None:
     """Leave the end to the main process: when it stops us, or is no more."""
     # Ctrl-C, and the end of a job, reach all processes at once, but the main one needs pictures
     # for the step that it ends.
@@ -93,7 +91,7 @@ def _settle(parent: int, number: int) -> None:
 
 
 def _follow(parent: int) -> None:
-    """End when the parent was killed; torch's own watch waits until someone takes the answers."""
+    """End when the parent was killed, also while it is not waiting for an answer."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -17,6 +17,7 @@ from genzoo.model import ExplainsLikelihood, GenerativeModel, HasLikelihood
 from genzoo.ops import bits_per_dim, likelihood_of, log_likelihood
 from genzoo.progress import Progress
 from genzoo.runs import Run
+from genzoo.training.ranks import ALONE, Ranks
 from genzoo.types import DataSpec
 
 # An ODE is solved for an estimate, dozens of network evaluations an item and label: too slow
@@ -34,7 +35,9 @@ def held_out_items(model: HasLikelihood, test: Tensor) -> Tensor:
     return test[torch.from_numpy(np.sort(chosen))]
 
 
-def measure_likelihood(model: GenerativeModel, raw: Tensor, *, seed: int = 0) -> Measured:
+def measure_likelihood(
+    model: GenerativeModel, raw: Tensor, *, seed: int = 0, ranks: Ranks = ALONE
+) -> Measured:
     """Bits per dimension of levels, or nats of points, with an interval over items.
 
     `Measured.reference_error` is the standard error from the items being finitely many and
@@ -45,6 +48,7 @@ def measure_likelihood(model: GenerativeModel, raw: Tensor, *, seed: int = 0) ->
         model: one with a likelihood, see `genzoo.ops.likelihood_of`.
         raw: held-out levels (N, C, H, W) or points (N, D) in data units, in any order.
         seed: of the noise.
+        ranks: the processes that share the items; all get the same answer.
 
     Raises:
         Refused: there are no items, some are impossible to the model, or its answer is no number.
@@ -54,7 +58,7 @@ def measure_likelihood(model: GenerativeModel, raw: Tensor, *, seed: int = 0) ->
         raise Refused(f"{type(model).__name__} has no likelihood")
     if not len(raw):
         raise Refused("there are no held-out items")
-    cost = _costs(model, raw, seed)
+    cost = _costs(model, raw, seed, ranks)
     n = len(cost)
     value = float(cost.mean())
     convention = _convention(able, model.spec)
@@ -62,14 +66,14 @@ def measure_likelihood(model: GenerativeModel, raw: Tensor, *, seed: int = 0) ->
         caution = "a single item: nothing is known of the spread"
         return Measured(value, n=n, convention=convention, caution=caution)
     total = float(cost.std()) / math.sqrt(n)
-    noise = 0.0 if able.likelihood == "exact" else _noise_error(model, raw, cost, seed)
+    noise = 0.0 if able.likelihood == "exact" else _noise_error(model, raw, cost, seed, ranks)
     items = math.sqrt(max(0.0, total**2 - noise**2))
     return Measured(value, around(value, total, n - 1), noise, items, n, convention)
 
 
-def _costs(model: GenerativeModel, raw: Tensor, seed: int) -> Tensor:
+def _costs(model: GenerativeModel, raw: Tensor, seed: int, ranks: Ranks) -> Tensor:
     """Bits per dimension or nats of each item, (N,); all finite, or refused."""
-    log_prob = log_likelihood(model, raw, seed=seed)
+    log_prob = log_likelihood(model, raw, seed=seed, ranks=ranks)
     undefined = int(log_prob.isnan().sum())
     if undefined:
         raise Refused(
@@ -82,9 +86,11 @@ def _costs(model: GenerativeModel, raw: Tensor, seed: int) -> Tensor:
     return bits_per_dim(log_prob, model.spec) if model.spec.is_image else -log_prob
 
 
-def _noise_error(model: GenerativeModel, raw: Tensor, cost: Tensor, seed: int) -> float:
+def _noise_error(
+    model: GenerativeModel, raw: Tensor, cost: Tensor, seed: int, ranks: Ranks
+) -> float:
     """Standard error of the mean cost from the noise alone, from a second draw of some items."""
-    again = _costs(model, raw[::REPEAT_EVERY], seed + 1)
+    again = _costs(model, raw[::REPEAT_EVERY], seed + 1, ranks)
     variance = float((again - cost[::REPEAT_EVERY]).square().mean()) / 2
     return math.sqrt(variance / len(cost))
 
@@ -105,6 +111,7 @@ def likelihood_score(
     model: GenerativeModel | str | None,
     trust: bool,
     progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> Score:
     """Bits per dimension of images or nats of points, or why there are none.
 
@@ -115,13 +122,14 @@ def likelihood_score(
         model: see `genzoo.evaluation.evaluate`.
         trust: see `genzoo.evaluation.evaluate`.
         progress: told of the measuring.
+        ranks: see `measure_likelihood`.
     """
     name = "bits_per_dim" if dataset.spec.is_image else "nll_nats"
     try:
         able, loaded = _loaded(run, dataset.spec, device, model, trust)
         items = held_out_items(able, dataset.test.data)
         progress.update("likelihood", 0.0)
-        measured = measure_likelihood(loaded, items)
+        measured = measure_likelihood(loaded, items, ranks=ranks)
     except Refused as reason:
         return Score.refused(name, 0, str(reason))
     finally:

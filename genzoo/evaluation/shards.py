@@ -30,8 +30,8 @@ from genzoo.evaluation.measured import Measured, NotApplicable
 from genzoo.evaluation.moments import Moments, frechet_of_moments
 from genzoo.evaluation.view import Items, View
 from genzoo.files import atomic_path
-from genzoo.machine import available_cores
 from genzoo.progress import Progress
+from genzoo.training.device import spare_cores
 
 SCHEMA = 1
 KEPT = 10_000
@@ -169,7 +169,7 @@ def gather_stream(
     """
     seen: Gathered | None = None
     total, begun = len(stream), first
-    pictures = stream.read(stream.blocks, stream.workers(available_cores()))
+    pictures = stream.read(stream.blocks, spare_cores(extractor.device))
     read = zip(stream.blocks, pictures, strict=True)
     for _, blocks in groupby(read, key=lambda pair: pair[0].shard):
         own: Gathered | None = None

@@ -60,6 +60,7 @@ def evaluate(
     cache: str | Path | None = None,
     model: GenerativeModel | str | None = None,
     trust: bool = False,
+    likelihood: Score | None = None,
 ) -> Evaluation:
     """Measure samples against held-out data.
 
@@ -88,6 +89,7 @@ def evaluate(
             with one's own class.
         trust: execute the file that such a run names, if it is unchanged, and use weights of
             unknown content.
+        likelihood: the run's, where several processes have measured it together.
 
     Raises:
         InputError: no data named, the source is unreadable or does not fit the data.
@@ -109,7 +111,9 @@ def evaluate(
     assert subject is not None
     work = _Work(subject, reference, seed, n or MAX_ITEMS, progress)
     scores = work.scores()
-    scores.append(likelihood_score(subject.run, dataset, where, model, trust, progress))
+    if likelihood is None:
+        likelihood = likelihood_score(subject.run, dataset, where, model, trust, progress)
+    scores.append(likelihood)
     scores.extend(cost_scores(subject.run, len(subject)))
     result = Evaluation(
         model=subject.name,

@@ -41,6 +41,7 @@ def compare(
     out: str | Path | None = None,
     conditional: bool | None = None,
     device: str = "auto",
+    devices: int = 1,
     preset: str = "auto",
     precision: str = "auto",
     compiled: bool | None = None,
@@ -70,7 +71,9 @@ def compare(
         controls: baselines with known faults, one run each; ``()`` or ``none`` for none.
         out: folder; ``runs/compare-<data>-<budget>`` where absent.
         conditional: whether models are shown labels; where absent, if the data have some.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; of several GPUs each of `jobs`
+            runs gets its own.
+        devices: on which each run trains together, see `genzoo.train`.
         preset: size of the models, ``tiny``, ``small`` or ``base``; ``auto`` goes by the data's.
         precision: of training: ``fp32``, ``tf32`` or ``bf16``; ``auto`` goes by the device.
         compiled: whether to compile the networks; where absent, by device and budget.
@@ -101,6 +104,7 @@ def compare(
         out=out,
         conditional=conditional,
         device=device,
+        devices=devices,
         preset=preset,
         precision=precision,
         compiled=compiled,
@@ -124,11 +128,11 @@ def _carry_out(arranged: Arrangement, progress: Progress) -> Comparison:
     with Interruption(), _resumable(path), lock(path):
         open_plan(path, arranged.plan)
         if arranged.scheduler is not None:
-            failed = on_cluster(tasks, dataset, arranged.scheduler, path, progress)
-        elif arranged.jobs == 1:
+            failed = on_cluster(tasks, dataset, arranged.scheduler, arranged.slots, path, progress)
+        elif arranged.slots.count == 1:
             failed = one_by_one(tasks, dataset, progress)
         else:
-            failed = in_processes(tasks, dataset, arranged.jobs, progress)
+            failed = in_processes(tasks, dataset, arranged.slots, progress)
         report = _report(path, tasks, failed)
     return Comparison(path, tuple(task.path for task in tasks), failed, report)
 

@@ -16,14 +16,13 @@ from genzoo.experiment.plan import (
     distinct,
     find_sources,
     settings_by_model,
-    threads_of_each,
 )
 from genzoo.experiment.runners import Task
+from genzoo.experiment.slots import Slots, share_out
 from genzoo.files import slug
 from genzoo.progress import Progress
 from genzoo.registry import CONTROLS, DEFAULT_MODELS
 from genzoo.runs import SCHEMA
-from genzoo.training import resolve_device
 from genzoo.training.loading import ModelSource
 from genzoo.training.loggers import check_trackers
 from genzoo.types import Budget
@@ -39,7 +38,7 @@ class Arrangement:
         tasks: the runs, in their order.
         dataset: opened.
         budget: of each run.
-        jobs: runs at a time.
+        slots: of the runs at a time, where they happen on this machine.
         scheduler: of a cluster, where one was asked for.
     """
 
@@ -48,7 +47,7 @@ class Arrangement:
     tasks: list[Task]
     dataset: Dataset
     budget: Budget
-    jobs: int
+    slots: Slots
     scheduler: Scheduler | None
 
 
@@ -64,6 +63,7 @@ def arrange(
     out: str | Path | None = None,
     conditional: bool | None = None,
     device: str = "auto",
+    devices: int = 1,
     preset: str = "auto",
     precision: str = "auto",
     compiled: bool | None = None,
@@ -81,17 +81,19 @@ def arrange(
     Raises:
         InputError: the call is wrong.
     """
-    for name, value, least in (("seeds", seeds, 1), ("jobs", jobs, 1), ("samples", samples, 1)):
-        if value < least:
-            raise InputError(f"--{name} {value}: must be at least {least}")
+    counts = {"seeds": seeds, "jobs": jobs, "devices": devices, "samples": samples}
+    for name, value in counts.items():
+        if value < 1:
+            raise InputError(f"--{name} {value}: must be at least 1")
     check_trackers(log)
     parsed = Budget.parse(budget)
-    cluster = None if scheduler is None else find_scheduler(scheduler, jobs, threads)
+    cluster = None if scheduler is None else find_scheduler(scheduler, jobs, threads, devices)
     if cluster is not None and cluster.is_elsewhere:
-        place, each = device, cluster.threads  # which device there is, each worker knows
+        slots = Slots(jobs, device, cluster.threads)  # which device there is, each worker knows
     else:
-        place, each = str(resolve_device(device)), threads_of_each(jobs, threads, parsed)
-    apart = "jobs > 1" if jobs > 1 else None if scheduler is None else "scheduler"
+        slots = share_out(jobs, devices, threads, device, parsed)
+    apart = "jobs > 1" if jobs > 1 else "devices > 1" if devices > 1 else None
+    apart = apart if scheduler is None else "scheduler"
     if apart and not isinstance(data, str):
         raise InputError(f"{apart} needs the name of a dataset, which each process opens")
     contenders, baselines = distinct(models), distinct(controls)
@@ -117,13 +119,15 @@ def arrange(
         "conditional": conditional,
         "samples": samples,
         "jobs": jobs,
+        "devices": devices,
         "scheduler": scheduler,
         "command": [str(part) for part in sys.argv],
     }
     common = {
         "budget": parsed,
         "conditional": conditional,
-        "device": place,
+        "device": slots.device,
+        "devices": devices,
         "preset": preset,
         "precision": precision,
         "compiled": compiled,
@@ -131,12 +135,12 @@ def arrange(
         "samples": samples,
         "data_root": data_root,
         "size": size,
-        "threads": each,
+        "threads": slots.threads,
         "log": tuple(log),
     }
     wanted = [(m, s) for m in contenders for s in range(seeds)] + [(m, 0) for m in baselines]
     tasks = [_task(path, sources[m], m, seed, own[m], common) for m, seed in wanted]
-    return Arrangement(path, plan, tasks, dataset, parsed, jobs, cluster)
+    return Arrangement(path, plan, tasks, dataset, parsed, slots, cluster)
 
 
 def _task(

@@ -27,6 +27,7 @@ from typing import Any
 from genzoo.data import Dataset
 from genzoo.errors import GenzooError, InputError, InUse, MachineError, unknown
 from genzoo.experiment.runners import RETRIES, Task, arguments_of, is_finished, show
+from genzoo.experiment.slots import Slots
 from genzoo.files import atomic_path
 from genzoo.jobs import TAKE_OVER_SECONDS, THREADS, Common, carry_out, wait_until_free
 from genzoo.progress import Progress
@@ -47,12 +48,19 @@ class Scheduler:
     Attributes:
         name: ``local``, a key of `BATCH`, or an address such as ``tcp://10.0.0.1:8786``.
         jobs: workers to ask for; an address has those that it has.
-        threads: CPU threads of each run; torch's choice where absent.
+        threads: CPU threads of each process of a run; torch's choice where absent.
+        devices: of each run, a process each.
     """
 
     name: str
     jobs: int
     threads: int | None
+    devices: int = 1
+
+    @property
+    def cores(self) -> int | None:
+        """That each run needs, where it is known."""
+        return None if self.threads is None else self.threads * self.devices
 
     @property
     def is_elsewhere(self) -> bool:
@@ -60,7 +68,7 @@ class Scheduler:
         return self.name != LOCAL
 
 
-def find_scheduler(name: str, jobs: int, threads: int | None) -> Scheduler:
+def find_scheduler(name: str, jobs: int, threads: int | None, devices: int = 1) -> Scheduler:
     """What a name means, with as many threads for each run as it gives them.
 
     Raises:
@@ -80,17 +88,19 @@ def find_scheduler(name: str, jobs: int, threads: int | None) -> Scheduler:
             f"--scheduler {name} needs Dask; install it with: pip install 'genzoo[cluster]'"
         ) from error
     if "://" in name:
-        return Scheduler(name, jobs, threads or 1)
+        return Scheduler(name, jobs, threads or 1, devices)
     name = name.lower()
-    if name in BATCH:
-        threads = threads or int(dask.config.get(f"jobqueue.{name}.cores", None) or 1)
-    return Scheduler(name, jobs, threads)
+    if name in BATCH and threads is None:
+        cores = int(dask.config.get(f"jobqueue.{name}.cores", None) or 1)
+        threads = max(1, cores // devices)
+    return Scheduler(name, jobs, threads, devices)
 
 
 def on_cluster(
     tasks: Sequence[Task],
     dataset: Dataset,
     scheduler: Scheduler,
+    slots: Slots,
     folder: Path,
     progress: Progress,
 ) -> dict[str, str]:
@@ -100,6 +110,7 @@ def on_cluster(
         tasks: the runs.
         dataset: which every worker opens by its name.
         scheduler: of the cluster.
+        slots: of the workers of this machine.
         folder: of the comparison, whose lock is held.
         progress: told how far it is.
 
@@ -116,7 +127,7 @@ def on_cluster(
     with _quiet(), _connected(scheduler, folder.resolve(), progress) as client:
         # Scores compare only within one feature space, so it is made once, for all.
         prepare(dataset, tasks[0].options["samples"], progress=progress)
-        with _common(folder.resolve(), tasks[0], scheduler) as common:
+        with _common(folder.resolve(), tasks[0], scheduler, slots) as common:
             crew = _Crew(client, common, dataset, progress)
             try:
                 crew.send(waiting)
@@ -237,7 +248,7 @@ def _absolute(task: Task) -> Task:
 
 
 @contextmanager
-def _common(folder: Path, task: Task, scheduler: Scheduler) -> Iterator[Common]:
+def _common(folder: Path, task: Task, scheduler: Scheduler, slots: Slots) -> Iterator[Common]:
     """What all workers share; a file in the cache shows that they see it."""
     from genzoo.evaluation.cache import cache_folder
 
@@ -253,7 +264,8 @@ def _common(folder: Path, task: Task, scheduler: Scheduler) -> Iterator[Common]:
             str(probe),
             {**environment, "GENZOO_CACHE": str(cache)},
             topic=f"genzoo-{uuid.uuid4().hex}",
-            threads=scheduler.threads if measured else None,
+            cores=scheduler.cores if measured else None,
+            slots=slots.environments,
         )
     finally:
         probe.unlink(missing_ok=True)
@@ -312,7 +324,7 @@ def _local(scheduler: Scheduler) -> Any:
 def _batch(scheduler: Scheduler, folder: Path) -> Any:
     """Jobs of a batch system, as `jobqueue.<name>` of Dask's configuration says.
 
-    Each is a worker that does one run at a time on `threads` CPUs. A job that ends before the
+    Each is a worker that does one run at a time on `cores` CPUs. A job that ends before the
     comparison does is asked for again.
 
     Raises:
@@ -332,7 +344,7 @@ def _batch(scheduler: Scheduler, folder: Path) -> Any:
             f"jobqueue: {name}: in ~/.config/dask/jobqueue.yaml"
         )
     cluster = kind(
-        cores=scheduler.threads,
+        cores=scheduler.cores,
         processes=1,
         log_directory=dask.config.get(f"{section}.log-directory", None) or str(folder / "cluster"),
         # As many threads as CPUs would be as many runs at a time; the last one counts.

@@ -50,7 +50,7 @@ class ModelForecast:
         finished: how many of them need nothing any more.
         parameters: number of scalars.
         work: steps, images, FLOPs and seconds of training.
-        memory: at once, in bytes.
+        memory: at once on each device, in bytes.
         fits: whether the named device has that much memory; ``None`` without one.
         prepare_seconds: of counting and compiling, which no budget pays for.
         sampling_seconds: of drawing the samples at the end.
@@ -112,6 +112,7 @@ class Forecast:
     Attributes:
         models: a row each.
         jobs: runs at a time.
+        devices: of each run.
         budget: of each run.
         device: for which the seconds are meant.
         extrapolated: how they were got, where that device is not this one; else empty.
@@ -119,6 +120,7 @@ class Forecast:
 
     models: tuple[ModelForecast, ...]
     jobs: int
+    devices: int
     budget: str
     device: str
     extrapolated: str
@@ -137,7 +139,7 @@ class Forecast:
             "runs": sum(row.left for row in self.models),
             "flops": sum(row.left * row.work.flops for row in self.models),
             "seconds": seconds,
-            "device_hours": seconds / 3600,
+            "device_hours": self.devices * seconds / 3600,
             "wall_seconds": max(longest, seconds / self.jobs),
             "memory_bytes": max((row.memory.total for row in self.models), default=0),
         }
@@ -151,6 +153,7 @@ class Forecast:
             "device": self.device,
             "extrapolated": self.extrapolated or None,
             "jobs": self.jobs,
+            "devices": self.devices,
             "models": [row.to_dict() for row in self.models],
             "totals": self.totals(),
         }
@@ -190,9 +193,10 @@ def forecast(
     grouped: dict[str | type[GenerativeModel], list[Task]] = {}
     for task in arranged.tasks:
         grouped.setdefault(task.model, []).append(task)
-    place = resolve_device(arranged.tasks[0].options["device"])
-    rows, samples = [], arranged.tasks[0].options["samples"]
-    with limited_threads(arranged.tasks[0].options["threads"]):
+    options = arranged.tasks[0].options
+    place = resolve_device(options["device"])
+    rows, samples = [], options["samples"]
+    with limited_threads(options["threads"]):
         metrics = metrics_seconds(arranged.dataset, samples, place, progress)
         for number, tasks in enumerate(grouped.values()):
             name = tasks[0].path.name.rpartition("-s")[0]
@@ -203,7 +207,8 @@ def forecast(
     device = str(describe_machine(place)["gpu"] or describe_machine(place)["processor"])
     return Forecast(
         tuple(rows),
-        arranged.jobs,
+        arranged.slots.count,
+        options["devices"],
         str(arranged.budget),
         device if rates is None else rates.name,
         "" if rates is None else _extrapolation(device, rates),
@@ -238,11 +243,12 @@ def _forecast(
         compiled=options["compiled"],
         channels_last=options["channels_last"],
     )
-    found = calibrate(source, shown, settings, data, place, acceleration)
+    devices = options["devices"]
+    found = calibrate(source, shown, settings, data, place, acceleration, devices=devices)
     model = found.model.eval()
     with isolated_rng(place):
-        sampling = sampling_seconds(model, options["samples"])
-        likelihood = likelihood_seconds(model, data)
+        sampling = sampling_seconds(model, options["samples"], devices)
+        likelihood = likelihood_seconds(model, data, devices)
     steps, fits = found.steps, None
     if rates is not None:
         _, peak = rates.peak(options["precision"], data.spec.is_image)
@@ -261,7 +267,7 @@ def _forecast(
         found.prepare_seconds,
         sampling,
         likelihood,
-        _utilization(found),
+        _utilization(found, devices),
     )
 
 
@@ -278,8 +284,9 @@ def _ratio(here: Mapping[Phases, StepCost], there: Mapping[Phases, StepCost]) ->
     return sum(c.seconds for c in there.values()) / sum(c.seconds for c in here.values())
 
 
-def _utilization(found: Calibration) -> float | None:
+def _utilization(found: Calibration, devices: int) -> float | None:
     seconds = sum(cost.seconds for cost in found.steps.values())
     if not seconds:
         return None
-    return sum(cost.flops for cost in found.steps.values()) / seconds / found.rate
+    flops = sum(cost.flops for cost in found.steps.values()) / devices
+    return flops / seconds / found.rate

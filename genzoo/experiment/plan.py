@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from genzoo.errors import InputError
-from genzoo.machine import available_cores
 from genzoo.model import GenerativeModel
 from genzoo.runs import SCHEMA, is_run, read_json, write_json
 from genzoo.training import find_model
 from genzoo.training.loading import ModelSource
-from genzoo.types import Budget
 
 PLAN = "compare.json"
 # What must be the same for a comparison to go on.
@@ -67,24 +65,6 @@ def settings_by_model(
             )
         found[names[model]][setting] = value
     return found
-
-
-def threads_of_each(jobs: int, threads: int | None, budget: Budget) -> int | None:
-    """Threads of each run.
-
-    Raises:
-        InputError: seconds would be measured on cores that several runs fight for.
-    """
-    if jobs == 1:
-        return threads
-    cores = available_cores()
-    each = max(1, cores // jobs) if threads is None else threads
-    if budget.unit == "seconds" and jobs * each > cores:
-        raise InputError(
-            f"--jobs {jobs} with {each} threads each on {cores} cores: a budget in seconds would "
-            "not be fair; use fewer jobs, or a budget in steps, images or flops"
-        )
-    return each
 
 
 def open_plan(path: Path, plan: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from typing import IO, Any
 from genzoo.arguments import train_arguments
 from genzoo.data import Dataset
 from genzoo.errors import GenzooError, InputError, Interrupted
+from genzoo.experiment.slots import Slots
 from genzoo.jobs import POLL_SECONDS, launch, reason_of_exit
 from genzoo.model import GenerativeModel
 from genzoo.pipeline import train
@@ -64,7 +64,7 @@ def one_by_one(tasks: Sequence[Task], dataset: Dataset, progress: Progress) -> d
         try:
             train(
                 task.model,
-                dataset,
+                dataset if task.options["devices"] == 1 else dataset.name,
                 out=task.path,
                 resume=is_run(task.path),
                 progress=listener,
@@ -112,33 +112,33 @@ class _Process:
 
 
 def in_processes(
-    tasks: Sequence[Task], dataset: Dataset, jobs: int, progress: Progress
+    tasks: Sequence[Task], dataset: Dataset, slots: Slots, progress: Progress
 ) -> dict[str, str]:
-    """Like `one_by_one`, with `jobs` processes at a time; one that is killed is tried again.
+    """Like `one_by_one`, a process in each slot at a time; one that is killed is tried again.
 
-    Each has cores of its own, where there are enough of them and the system can say so.
+    Each has cores of its own, where there are enough of them and the system can say so, and GPUs.
     """
     from genzoo.evaluation import prepare
 
     prepare(dataset, tasks[0].options["samples"], progress=progress)
     waiting = [task for task in tasks if not is_finished(task.path)]
     running, done = list[_Process](), len(tasks) - len(waiting)
-    slots = list(range(jobs))
+    free = list(range(slots.count))
     failed: dict[str, str] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(_start(waiting.pop(0), dataset, 0, slots.pop(0)))
+            while waiting and free:
+                running.append(_start(waiting.pop(0), dataset, 0, slots, free.pop(0)))
             time.sleep(POLL_SECONDS)
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 if job.process.returncode < 0 and job.tries < RETRIES:
                     progress.note(f"{job.name} was killed: going on with it")
                     job.close()
-                    running.append(_start(job.task, dataset, job.tries + 1, job.slot))
+                    running.append(_start(job.task, dataset, job.tries + 1, slots, job.slot))
                     continue
                 done += 1
-                slots.append(job.slot)
+                free.append(job.slot)
                 progress.update(job.name, 1.0)
                 if job.process.returncode != 0:
                     failed[job.name] = reason_of_exit(
@@ -175,22 +175,13 @@ def show(name: str, path: Path, progress: Progress) -> float:
     return float(line["progress"])
 
 
-def _start(task: Task, dataset: Dataset, tries: int, slot: int) -> _Process:
-    """`train` in a process on cores of its own."""
+def _start(task: Task, dataset: Dataset, tries: int, slots: Slots, slot: int) -> _Process:
+    """`train` in a process on the cores and GPUs of a slot."""
     errors = tempfile.TemporaryFile()
-    process = launch(arguments_of(task, dataset), errors)
-    _pin(process.pid, slot, task.options.get("threads"))
+    own = slots.environments[slot] if slots.gpus else {}
+    process = launch(arguments_of(task, dataset), errors, {**os.environ, **own})
+    slots.pin(process.pid, slot)
     return _Process(task, process, errors, tries, slot)
-
-
-def _pin(pid: int, slot: int, threads: int | None) -> None:
-    """Give a process that has just begun the cores of its slot, if there are that many."""
-    if threads is None or not hasattr(os, "sched_setaffinity"):
-        return
-    own = sorted(os.sched_getaffinity(0))[slot * threads : (slot + 1) * threads]
-    if len(own) == threads:
-        with contextlib.suppress(OSError):  # it may have ended already
-            os.sched_setaffinity(pid, own)
 
 
 def arguments_of(task: Task, dataset: Dataset) -> list[str]:

@@ -12,7 +12,7 @@ from genzoo.data.ranges import to_display
 from genzoo.evaluation import evaluate, prepare
 from genzoo.evaluation.likelihood import REPEAT_EVERY, held_out_items
 from genzoo.model import GenerativeModel
-from genzoo.ops import likelihood_of, log_likelihood
+from genzoo.ops import BATCH, likelihood_of, log_likelihood
 from genzoo.progress import Progress
 from genzoo.samples import SampleSet
 from genzoo.sampling import SPEED_CALLS, SPEED_SECONDS
@@ -22,8 +22,8 @@ BATCH_SIZE = 256  # of sampling at the end of a run
 FEW, MANY = 1, 16  # that are measured to see what one costs
 
 
-def sampling_seconds(model: GenerativeModel, n: int) -> float:
-    """Of drawing n samples in batches, and of the measuring of speed before it."""
+def sampling_seconds(model: GenerativeModel, n: int, devices: int = 1) -> float:
+    """Of drawing n samples in batches, shared by devices, and of measuring the speed before it."""
 
     def draw(number: int) -> None:
         model.sample(number, seed=0)
@@ -31,25 +31,26 @@ def sampling_seconds(model: GenerativeModel, n: int) -> float:
     with memory_errors("sampling"):
         first = _seconds(lambda: draw(FEW), model.device)
         batch = _line(draw, model.device)
-    whole, rest = divmod(n, BATCH_SIZE)
-    drawing = whole * batch(BATCH_SIZE) + (batch(rest) if rest else 0.0)
+    starts = range(0, n, devices * BATCH_SIZE)  # of the first device's batches
+    drawing = sum(batch(min(BATCH_SIZE, n - start)) for start in starts)
     return first + drawing + sum(_speed_test(batch(number)) for number in (1, 64))
 
 
-def likelihood_seconds(model: GenerativeModel, dataset: Dataset) -> float:
-    """Of the likelihood of held-out items; 0 where a model has none."""
+def likelihood_seconds(model: GenerativeModel, dataset: Dataset, devices: int = 1) -> float:
+    """Of the likelihood of held-out items, shared by devices; 0 where a model has none."""
     able = likelihood_of(model)
     if able is None or not len(dataset.test.data):
         return 0.0
     items = held_out_items(able, dataset.test.data)
     again = 0 if able.likelihood == "exact" else len(items) // REPEAT_EVERY
+    own = sum(_first_share(number, BATCH, devices) for number in (len(items), again))
 
     def measure(number: int) -> None:
         log_likelihood(model, items[:number])
 
     with memory_errors("likelihood"):
         _seconds(lambda: measure(FEW), model.device)  # warms up
-        return _line(measure, model.device)(len(items) + again)
+        return _line(measure, model.device)(own)
 
 
 def metrics_seconds(dataset: Dataset, n: int, device: torch.device, progress: Progress) -> float:
@@ -71,6 +72,11 @@ def metrics_seconds(dataset: Dataset, n: int, device: torch.device, progress: Pr
     with isolated_rng(device):
         evaluate(samples, dataset, device=str(device), progress=progress)
     return time.perf_counter() - begun
+
+
+def _first_share(n: int, batch: int, devices: int) -> int:
+    """Of n items, in batches by turns, those of the first device."""
+    return sum(min(batch, n - start) for start in range(0, n, devices * batch))
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:

@@ -20,6 +20,7 @@ from genzoo.training.device import isolated_rng, memory_errors, seed_global
 from genzoo.training.loading import ModelSource
 from genzoo.training.loop import INITIALIZE, Trainer
 from genzoo.training.meter import matmul_rate
+from genzoo.training.ranks import Imagined
 from genzoo.types import Budget, DataSpec, TrainState
 
 # Steps are measured in blocks, each twice as long as the one before, until one takes as long.
@@ -37,8 +38,8 @@ class StepCost:
 
     Attributes:
         images: training items seen, a minibatch a phase.
-        flops: as a training counts them.
-        calls: of torch's operators.
+        flops: as a training counts them, of all devices.
+        calls: of torch's operators, on each device.
         seconds: measured.
     """
 
@@ -50,7 +51,7 @@ class StepCost:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a training needs at once.
+    """Bytes that a training needs at once, on each of its devices.
 
     Attributes:
         weights: of the model with its buffers.
@@ -138,6 +139,7 @@ def calibrate(
     device: torch.device,
     acceleration: Acceleration,
     seed: int = 0,
+    devices: int = 1,
 ) -> Calibration:
     """Train a few steps at every stage of a training, and forget them.
 
@@ -149,8 +151,11 @@ def calibrate(
         device: where it would train.
         acceleration: how it would compute.
         seed: of the run.
+        devices: that would train together; one of them is measured, with its share of each
+            minibatch, and without what they tell each other.
 
     Raises:
+        InputError: the minibatch cannot be shared equally among them.
         MachineError: out of memory.
     """
     with isolated_rng(device), memory_errors("calibration"):
@@ -162,6 +167,7 @@ def calibrate(
             ENDLESS,
             seed,
             acceleration=acceleration,
+            ranks=Imagined(devices),
             stream=None if dataset.streams is None else dataset.streams.train,
         )
         saved = SavedTensors(p.untyped_storage().data_ptr() for p in model.parameters())

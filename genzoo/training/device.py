@@ -41,6 +41,37 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     return torch.device("cuda:0" if name == "cuda" else name)
 
 
+def kind_of_several(name: str, devices: int) -> str:
+    """``cpu`` or ``cuda``: on which kind a training on several devices of a machine goes.
+
+    Raises:
+        InputError: another kind, or not so many.
+    """
+    kind = str(name).strip().lower()
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"--devices {devices}: --device must be cpu, cuda or auto, not '{kind}'")
+    there = torch.cuda.device_count()
+    if kind == "cuda" and there < devices:
+        raise InputError(
+            f"--devices {devices}: this machine has {there} CUDA devices; ask for fewer, "
+            "or for --device cpu"
+        )
+    return kind
+
+
+def spare_cores(device: torch.device, processes: int = 1) -> int:
+    """Cores that work on a device leaves to others.
+
+    Args:
+        device: half of the cores are enough to feed a GPU; the CPU needs one for each thread.
+        processes: that work so on this machine.
+    """
+    own = max(1, available_cores() // processes)
+    return max(1, own // 2) if device.type != "cpu" else max(0, own - torch.get_num_threads())
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given, so that clocks tell the truth."""
     if device.type == "cuda":

@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from genzoo.errors import GenzooError, InputError, MachineError
 from genzoo.machine import available_cores
 from genzoo.model import GenerativeModel
+from genzoo.training.device import kind_of_several
 from genzoo.training.draws import WholeMinibatch
 from genzoo.training.ranks import Ranks, Wishes
 
@@ -76,7 +77,7 @@ class Team:
                 "several devices; use the command line or a script"
             )
         self.devices, self.nodes, self.count = devices, nodes, devices * nodes
-        kind = _kind(device, devices)
+        kind = kind_of_several(device, devices)
         self._strategy = DDPStrategy(
             timeout=timedelta(seconds=PATIENCE_SECONDS), find_unused_parameters=True
         )
@@ -217,21 +218,6 @@ class FabricRanks(Ranks):
                 dist.broadcast(raw, src=0)
                 if told.data_ptr() != tensor.data_ptr():
                     tensor.copy_(told)
-
-
-def _kind(device: str, devices: int) -> str:
-    name = str(device).strip().lower()
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"--devices {devices}: --device must be cpu, cuda or auto, not '{name}'")
-    there = torch.cuda.device_count()
-    if name == "cuda" and there < devices:
-        raise InputError(
-            f"--devices {devices}: this machine has {there} CUDA devices; ask for fewer, "
-            "or for --device cpu"
-        )
-    return name
 
 
 def _start(arguments: Sequence[str], local: int, mouth: int) -> subprocess.Popen[bytes]:

@@ -28,10 +28,10 @@ from genzoo.noise import derive_seed, generator
 from genzoo.training.acceleration import Acceleration
 from genzoo.training.budget import BudgetClock, Used, count_flops
 from genzoo.training.checkpoint import Checkpoint
-from genzoo.training.device import seed_global
+from genzoo.training.device import seed_global, spare_cores
 from genzoo.training.ema import WeightAverage
 from genzoo.training.ranks import ALONE, Ranks, Wishes, mean_sums
-from genzoo.training.shuffling import Shuffled
+from genzoo.training.shuffling import Share, Shuffled
 from genzoo.types import Batch, Budget, DataSpec, Loss, Recipe, TrainState
 
 # Streams of a run's seed. Steps are (seed, STEP, number).
@@ -68,9 +68,12 @@ class Minibatches:
             ranks: whose share of each minibatch is wanted.
             stream: all images, where `data` are but some of them.
         """
-        self._files = None if stream is None else Shuffled(stream, seed, ORDER)
         self.spec, self.batch_size, self._seed = spec, batch_size, seed
         self._share = ranks.share(batch_size)
+        self._files = None
+        if stream is not None:
+            share = Share(batch_size, self._share.start, self._share.stop)
+            self._files = Shuffled(stream, seed, ORDER, share, spare_cores(device, ranks.count))
         raw = data.data.to(device)
         self._raw = raw if spec.is_image else to_model(raw, spec)
         self._cond = {}
@@ -107,11 +110,11 @@ class Minibatches:
             self._files.close()
 
     def _from_files(self, files: Shuffled, start: int, stop: int) -> Batch:
-        raw, labels = files.take(start, stop)  # every rank reads all of it and keeps its share
+        raw, labels = files.take(start, stop)
         cond = {}
         if self._cond and labels is not None:
-            cond["label"] = labels[self._share].to(self._raw.device)
-        return self._batch(raw[self._share].to(self._raw.device), cond)
+            cond["label"] = labels.to(self._raw.device)
+        return self._batch(raw.to(self._raw.device), cond)
 
     def _items(self, start: int, stop: int) -> Tensor:
         """Indices of positions start … stop-1 of the epochs laid end to end."""

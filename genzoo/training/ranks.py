@@ -93,6 +93,14 @@ class Ranks:
 ALONE = Ranks()
 
 
+class Imagined(Ranks):
+    """The first of several processes of which there are no others: what its share costs."""
+
+    def __init__(self, count: int) -> None:
+        """`count` processes."""
+        self.count = count
+
+
 def mean_sums(all_sums: list[dict[str, tuple[float, int]]]) -> dict[str, tuple[float, int]]:
     """Sums and counts by name of one tally that stands for those of all ranks."""
     first = all_sums[0]

@@ -53,7 +53,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
 def test_files_merged_are_all_at_once(data: Dataset) -> None:
     """Fails with: moments of the kept, of training pictures, a file counted twice."""
     assert data.streams is not None
-    images, labels = (torch.from_numpy(part) for part in data.streams.test.whole(0))
+    images, labels = (torch.from_numpy(part) for part in data.streams.test.whole())
     assert len(images) == 120
     whole = gather(images, labels, Means(), kept=50)
     found = gather_stream(data.streams.test, Means(), Silent(), kept=50)
@@ -118,7 +118,7 @@ def test_shards_of_samples_are_scored(data: Dataset, tmp_path: Path) -> None:
     assert score.n == 200 and "all 200 samples against all 120 held-out items" in score.convention
     told = result.metrics["duplicates"].convention
     assert "60 of 480 training items: copies of the others are not found" in told
-    images = torch.from_numpy(data.streams.test.whole(0)[0])
+    images = torch.from_numpy(data.streams.test.whole()[0])
     real = Moments.of(extractor(images).features)
     from genzoo.evaluation.moments import frechet_of_moments
 

@@ -23,8 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny_models import Duel, Tiny, TinySettings, tiny_data
 
+from genzoo import ops
 from genzoo.data import Dataset, open_dataset
 from genzoo.errors import Diverged, Interrupted, MachineError
+from genzoo.evaluation.likelihood import measure_likelihood
 from genzoo.model import GenerativeModel
 from genzoo.noise import derive_seed
 from genzoo.runs import Mirror, Run, create_run
@@ -183,6 +185,7 @@ def basics(ranks: Ranks, out: Path) -> dict[str, Any]:
     found["resumed"] = {cls.__name__: resumed(ranks, data, cls) for cls in (PlainDuel, Normed)}
     found["clock"] = clocks(ranks, data)
     found["samples"] = samples(ranks, data)
+    found["likelihood"] = likelihood(ranks)
     found["diverged"] = how_it_ends(ranks, data, out / "diverged", Plain, fail_on=1)
     found["drifted"] = how_it_ends(ranks, data, out / "drifted", Drifting)
     found["interrupted"] = how_it_ends(ranks, data, out / "interrupted", Plain, interrupt=1)
@@ -233,6 +236,25 @@ def samples(ranks: Ranks, data: Dataset) -> bool:
     shared = draw(model, 100, seed=3, batch_size=16, ranks=ranks)
     alone = draw(model, 100, seed=3, batch_size=16)
     return not ranks.is_first or (torch.equal(shared.raw, alone.raw) and shared.nfe == alone.nfe)
+
+
+def likelihood(ranks: Ranks) -> dict[str, Any]:
+    """What ranks find together and one finds alone, and how many batches each of them took."""
+    data, source, batches = open_dataset("ring"), find_model("vae"), 0
+    seed_global(0, CPU)
+    model = source.build(data.spec, source.settings({}, data.spec)).eval()
+    marginal = ops._marginal
+
+    def counted(*arguments: Any) -> Tensor:
+        nonlocal batches
+        batches += 1
+        return marginal(*arguments)
+
+    ops._marginal = counted  # type: ignore[assignment]
+    together = measure_likelihood(model, data.test.data[:130], ranks=ranks)
+    ops._marginal = marginal
+    alone = measure_likelihood(model, data.test.data[:130])
+    return {"same": together == alone, "batches": ranks.gathered(batches)}
 
 
 def how_it_ends(

@@ -21,6 +21,7 @@ from tiny_models import Tiny
 import genzoo
 from genzoo.data import open_dataset
 from genzoo.data.dataset import Dataset
+from genzoo.data.stream import read_block
 from genzoo.errors import InputError, Interrupted
 from genzoo.runs import open_run
 from genzoo.training.loop import Minibatches
@@ -43,7 +44,7 @@ def data(tmp_path: Path) -> Dataset:
 
 def shuffled(data: Dataset, seed: int = 0, window: int = 30) -> Shuffled:
     assert data.streams is not None
-    return Shuffled(data.streams.train, seed, 2, window)
+    return Shuffled(data.streams.train, seed, 2, window=window)
 
 
 def numbers(images: torch.Tensor) -> list[int]:
@@ -150,10 +151,21 @@ def test_minibatches_come_from_the_files(data: Dataset, monkeypatch: pytest.Monk
     assert a.x.dtype == torch.float32 and -1 <= float(a.x.min()) and float(a.x.max()) <= 1
 
 
-def test_ranks_share_the_minibatches_of_files(data: Dataset) -> None:
-    """Fails with: the whole minibatch, or the same part of it, for every rank."""
+def test_ranks_share_the_minibatches_of_files(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each decodes its share alone, over window and epoch. Fails with: the whole minibatch,
+    the same part of it for every rank, rows counted from the beginning of an epoch."""
     assert data.streams is not None
     cpu, stream = torch.device("cpu"), data.streams.train
+    decoded: list[int] = []
+
+    def counting(request: Any) -> Any:
+        decoded.append(len(request.starts))
+        return read_block(request)
+
+    monkeypatch.setattr("genzoo.data.stream.read_block", counting)
+    monkeypatch.setattr("genzoo.training.shuffling.WINDOW_ITEMS", 40)
 
     class One(Ranks):
         count = 2
@@ -161,15 +173,18 @@ def test_ranks_share_the_minibatches_of_files(data: Dataset) -> None:
         def __init__(self, rank: int) -> None:
             self.rank = rank
 
-        def share(self, size: int) -> slice:
-            return slice(self.rank * size // 2, (self.rank + 1) * size // 2)
-
-    whole = Minibatches(data.train, data.spec, 16, 0, cpu, stream=stream)[3]
+    whole = Minibatches(data.train, data.spec, 16, 0, cpu, stream=stream)
     parts = [Minibatches(data.train, data.spec, 16, 0, cpu, One(rank), stream) for rank in (0, 1)]
-    assert torch.equal(torch.cat([part[3].x for part in parts]), whole.x)
-    labels = torch.cat([part[3].cond["label"] for part in parts])
-    assert torch.equal(labels, whole.cond["label"])
+    for number in (0, 1, 2, 3, 9, 13):  # of 6 an epoch
+        both = [part[number] for part in parts]
+        assert torch.equal(torch.cat([batch.x for batch in both]), whole[number].x)
+        labels = torch.cat([batch.cond["label"] for batch in both])
+        assert torch.equal(labels, whole[number].cond["label"])
     assert [len(part.any().x) for part in parts] == [8, 8]
+    decoded.clear()
+    for number in range(40):
+        parts[0][number]
+    assert sum(decoded) < 40 * 8 + 2 * 40
 
 
 # -- whole runs -----------------------------------------------------------------------------------
