@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -46,6 +47,7 @@ PATIENCE_SECONDS = 1800.0
 """How long a rank waits for one that is silent; one that has ended is noticed at once."""
 START_SECONDS = 300.0
 PARTING_SECONDS = 20.0
+SETTLE_SECONDS = 1.0
 _READY = "GENZOO_READY"  # a file descriptor on which a started process says that it is there
 
 
@@ -298,6 +300,10 @@ def _parted(started: list[subprocess.Popen[bytes]]) -> Iterator[None]:
         if dist.is_initialized() and dist.get_backend() == "nccl":
             with suppress(Exception):
                 dist.distributed_c10d._abort_process_group()
+        # Gloo's own thread needs Python's lock to let go of what it failed to send. If the group
+        # were freed before, which waits for that thread with the lock held, neither would go on.
+        if dist.is_initialized():
+            time.sleep(SETTLE_SECONDS)
         raise
     finally:
         if dist.is_initialized():
