@@ -44,6 +44,10 @@ def test_cores_are_shared_among_runs_and_their_devices(
     assert not found.environments
 
 
+def test_one_run_at_a_time_fights_with_nobody(four_gpus: None) -> None:
+    assert share_out(1, 4, 5, "cuda", SECONDS) == Slots(1, "cuda", 5)
+
+
 @pytest.mark.parametrize(
     ("jobs", "devices", "gpus"),
     [

@@ -68,8 +68,8 @@ def share_out(jobs: int, devices: int, threads: int | None, device: str, budget:
         return Slots(1, str(resolve_device(asked)), threads)
     each = max(1, cores // processes) if threads is None else threads
     gpus = _gpus(jobs, devices) if kind == "cuda" and jobs > 1 else ()
-    if budget.unit == "seconds":
-        if jobs > 1 and kind != "cpu" and len(set(gpus)) < jobs:
+    if jobs > 1 and budget.unit == "seconds":
+        if kind != "cpu" and len(set(gpus)) < jobs:
             raise InputError(
                 f"--jobs {jobs} on fewer GPUs than that: a budget in seconds would not be fair; "
                 "use fewer jobs, or a budget in steps, images or flops"
