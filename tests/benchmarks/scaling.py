@@ -1,4 +1,4 @@
-"""How seconds and memory grow: with images seen, models × seeds, and the size of the data set.
+"""How seconds and memory grow: with images seen, runs, processes of one run, size of the data set.
 
     python tests/benchmarks/scaling.py --out scaling                      # tiny: some minutes
     python tests/benchmarks/scaling.py --out scaling --model diffusion --size 32 --preset small \
@@ -29,9 +29,11 @@ import psutil  # comes with distributed, of the extra genzoo[cluster]
 AXES = {
     "images": "images seen in a training",
     "runs": "runs of a comparison (models × seeds)",
+    "ranks": "processes that train together",
     "items": "items of the data set",
 }
 BUDGET_OF_RUNS = "200steps"
+BUDGET_OF_RANKS = "400steps"
 BUDGET_OF_ITEMS = "50steps"
 
 
@@ -69,6 +71,26 @@ def one_training(given: argparse.Namespace, budget: str, items: int, out: str) -
         evaluate=False,
         samples=1,
         device=given.device,
+    )
+    return time.perf_counter() - begun
+
+
+def one_training_of_ranks(given: argparse.Namespace, ranks: int, out: str) -> float:
+    """Seconds of a training by several processes, their start and their goodbye included."""
+    import genzoo
+
+    begun = time.perf_counter()
+    genzoo.train(
+        given.model,
+        "digits",
+        budget=BUDGET_OF_RANKS,
+        preset=given.preset,
+        out=out,
+        threads=given.threads,
+        evaluate=False,
+        samples=1,
+        device=given.device,
+        devices=ranks,
     )
     return time.perf_counter() - begun
 
@@ -158,6 +180,8 @@ def measure_all(given: argparse.Namespace) -> dict[str, dict[str, list[dict[str,
     for way in given.ways:
         for runs in given.runs:
             add("runs", way, runs, one_comparison, way, runs)
+    for ranks in given.ranks:
+        add("ranks", given.model, ranks, one_training_of_ranks, ranks)
     for items in given.items:
         add("items", given.model, items, one_training, BUDGET_OF_ITEMS, items)
     return found
@@ -179,7 +203,10 @@ def plot(found: dict[str, dict[str, list[dict[str, float]]]], path: Path) -> Non
             for curve, points in curves.items():
                 x = [p["x"] for p in points]
                 panel.plot(x, [p[key] / unit for p in points], "o-", label=curve)
-            panel.set_xscale("log")
+            if axis == "ranks":
+                panel.set_xticks([p["x"] for points in curves.values() for p in points])
+            else:
+                panel.set_xscale("log")
             panel.set_ylim(bottom=0)
             panel.set_ylabel(label)
             panel.legend()
@@ -218,6 +245,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--ways", nargs="+", default=["serial", "jobs", "local"])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--items", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")

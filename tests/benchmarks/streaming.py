@@ -13,7 +13,8 @@ different), once; then measures, each in processes of its own:
   numbers of samples, and the line through them at 1,000,000. Distances are of all samples and all
   held-out pictures, other metrics of `--n` on either side.
 
-Memory is the sum of the resident sets of all processes, so that what they share counts twice.
+Memory is that of all processes together, what they share counted once (PSS; where the system does
+not tell, resident sets, in which it counts in each).
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def png(image: NDArray[np.uint8]) -> bytes:
 
 
 class Memory(threading.Thread):
-    """The largest sum of resident sets of this process and its children, in GB."""
+    """The most memory of this process and its children together, in GB."""
 
     def __init__(self) -> None:
         """Begin to look."""
@@ -108,7 +109,7 @@ class Memory(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Look every 50 ms."""
+        """Look five times a second."""
         import psutil  # type: ignore[import-untyped]
 
         own = psutil.Process()
@@ -116,11 +117,12 @@ class Memory(threading.Thread):
             total = 0
             for process in [own, *own.children(recursive=True)]:
                 try:
-                    total += process.memory_info().rss
+                    told = process.memory_full_info()
                 except psutil.Error:
                     continue
+                total += getattr(told, "pss", told.rss)
             self.most = max(self.most, total / 1e9)
-            time.sleep(0.05)
+            time.sleep(0.2)
 
 
 def part_start(data: str, model: str, begun: float) -> dict[str, Any]:
