@@ -192,7 +192,9 @@ def plot(found: dict[str, dict[str, list[dict[str, float]]]], path: Path) -> Non
     import matplotlib
 
     matplotlib.use("agg")
+    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "genzoo"}
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
     figure, panels = pyplot.subplots(2, len(AXES), figsize=(4 * len(AXES), 6), sharex="col")
     for column, (axis, curves) in enumerate(found.items()):
@@ -203,13 +205,15 @@ def plot(found: dict[str, dict[str, list[dict[str, float]]]], path: Path) -> Non
             for curve, points in curves.items():
                 x = [p["x"] for p in points]
                 panel.plot(x, [p[key] / unit for p in points], "o-", label=curve)
-            if axis == "ranks":
-                panel.set_xticks([p["x"] for points in curves.values() for p in points])
-            else:
+            if axis == "items":
                 panel.set_xscale("log")
-            panel.set_ylim(bottom=0)
+            else:
+                panel.set_xlim(left=0)
+                panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+                panel.xaxis.set_major_formatter("{x:,.0f}")
+            panel.set_ylim(0, 1.15 * max(p[key] / unit for ps in curves.values() for p in ps))
             panel.set_ylabel(label)
-            panel.legend()
+            panel.legend(loc="lower right")
         panels[1, column].set_xlabel(AXES[axis])
     figure.tight_layout()
     figure.savefig(path)
