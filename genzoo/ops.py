@@ -12,7 +12,7 @@ from genzoo.denoiser_likelihood import FlowSolver, flow_log_prob
 from genzoo.errors import UnsupportedCapability
 from genzoo.model import Denoiser, GenerativeModel, HasLikelihood, RoughLikelihood, evaluating
 from genzoo.noise import generator
-from genzoo.training.ranks import ALONE, Ranks
+from genzoo.ranks import ALONE, Ranks
 from genzoo.types import DataSpec, LikelihoodKind
 
 BATCH = 50

@@ -30,6 +30,7 @@ from genzoo.model import GenerativeModel
 from genzoo.noise import derive_seed
 from genzoo.notebook import listener
 from genzoo.progress import Progress, Silent
+from genzoo.ranks import ALONE, Ranks
 from genzoo.runs import (
     SAMPLES,
     SAMPLES_INFO,
@@ -61,7 +62,6 @@ from genzoo.training.interruption import Interruption
 from genzoo.training.loading import ModelSource
 from genzoo.training.loggers import Loggers, check_trackers, logging_to
 from genzoo.training.loop import DRAW, INITIALIZE, Trainer, check_recipe
-from genzoo.training.ranks import ALONE, Ranks
 from genzoo.types import Budget, SampleOptions
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from genzoo.errors import InputError, unknown
 from genzoo.model import Denoiser, GenerativeModel
 from genzoo.notebook import listener
 from genzoo.progress import Progress
+from genzoo.ranks import ALONE, Ranks
 from genzoo.runs import Run, disk_errors, open_run
 from genzoo.samples import SampleSet
 from genzoo.strips import STRIPS, interpolation, manifold, reconstruction, trajectory
 from genzoo.training import load_model, resolve_device
 from genzoo.training.device import memory_errors, synchronize
-from genzoo.training.ranks import ALONE, Ranks
 from genzoo.types import DataSpec, SampleOptions
 
 SPEED_SECONDS, SPEED_CALLS = 0.3, 3  # of a batch size: until either is used up

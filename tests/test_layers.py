@@ -28,6 +28,7 @@ ORDER = (
     ("genzoo.data.ranges",),
     ("genzoo.noise",),
     ("genzoo.model",),
+    ("genzoo.ranks",),
     ("genzoo.registry",),
     ("genzoo.data",),
     ("genzoo.nets", "genzoo.samplers", "genzoo.denoiser_likelihood"),

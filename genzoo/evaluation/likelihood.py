@@ -16,8 +16,8 @@ from genzoo.evaluation.statistics import around
 from genzoo.model import ExplainsLikelihood, GenerativeModel, HasLikelihood
 from genzoo.ops import bits_per_dim, likelihood_of, log_likelihood
 from genzoo.progress import Progress
+from genzoo.ranks import ALONE, Ranks
 from genzoo.runs import Run
-from genzoo.training.ranks import ALONE, Ranks
 from genzoo.types import DataSpec
 
 # An ODE is solved for an estimate, dozens of network evaluations an item and label: too slow

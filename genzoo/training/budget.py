@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from genzoo.ranks import ALONE, Ranks, Wishes
 from genzoo.training.device import synchronize
-from genzoo.training.ranks import ALONE, Ranks, Wishes
 from genzoo.types import Budget, TrainState
 
 

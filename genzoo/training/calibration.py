@@ -14,13 +14,13 @@ from torch import Tensor
 from genzoo.data import Dataset
 from genzoo.errors import InputError
 from genzoo.noise import derive_seed
+from genzoo.ranks import Imagined
 from genzoo.training.acceleration import Acceleration
 from genzoo.training.budget import CostCounter
 from genzoo.training.device import isolated_rng, memory_errors, seed_global
 from genzoo.training.loading import ModelSource
 from genzoo.training.loop import INITIALIZE, Trainer
 from genzoo.training.meter import matmul_rate
-from genzoo.training.ranks import Imagined
 from genzoo.types import Budget, DataSpec, TrainState
 
 # Steps are measured in blocks, each twice as long as the one before, until one takes as long.

@@ -29,9 +29,9 @@ from torch.nn.parallel import DistributedDataParallel
 from genzoo.errors import GenzooError, InputError, MachineError
 from genzoo.machine import available_cores
 from genzoo.model import GenerativeModel
+from genzoo.ranks import Ranks, Wishes
 from genzoo.training.device import kind_of_several
 from genzoo.training.draws import WholeMinibatch
-from genzoo.training.ranks import Ranks, Wishes
 
 try:
     from lightning_fabric import Fabric

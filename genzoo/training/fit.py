@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genzoo.errors import Interrupted, MachineError
 from genzoo.progress import Progress
+from genzoo.ranks import SHARED, Wishes, shared_cost
 from genzoo.runs import WEIGHTS, Run
 from genzoo.training.checkpoint import (
     Checkpoint,
@@ -24,7 +25,6 @@ from genzoo.training.interruption import Interruption
 from genzoo.training.loggers import Loggers
 from genzoo.training.loop import Trainer
 from genzoo.training.meter import Meter, joined, matmul_rate
-from genzoo.training.ranks import SHARED, Wishes, shared_cost
 from genzoo.training.snapshots import Recorder, forget_snapshots
 from genzoo.training.watch import Watch
 

@@ -25,12 +25,12 @@ from genzoo.data.stream import Stream
 from genzoo.errors import Diverged, InputError, unknown
 from genzoo.model import GenerativeModel, group_of
 from genzoo.noise import derive_seed, generator
+from genzoo.ranks import ALONE, Ranks, Wishes, mean_sums
 from genzoo.training.acceleration import Acceleration
 from genzoo.training.budget import BudgetClock, Used, count_flops
 from genzoo.training.checkpoint import Checkpoint
 from genzoo.training.device import seed_global, spare_cores
 from genzoo.training.ema import WeightAverage
-from genzoo.training.ranks import ALONE, Ranks, Wishes, mean_sums
 from genzoo.training.shuffling import Share, Shuffled
 from genzoo.types import Batch, Budget, DataSpec, Loss, Recipe, TrainState
 

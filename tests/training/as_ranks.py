@@ -29,6 +29,7 @@ from genzoo.errors import Diverged, Interrupted, MachineError
 from genzoo.evaluation.likelihood import measure_likelihood
 from genzoo.model import GenerativeModel
 from genzoo.noise import derive_seed
+from genzoo.ranks import ALONE, Ranks
 from genzoo.runs import Mirror, Run, create_run
 from genzoo.sampling import draw
 from genzoo.training import find_model
@@ -37,7 +38,6 @@ from genzoo.training.device import seed_global
 from genzoo.training.fit import fit
 from genzoo.training.interruption import Interruption
 from genzoo.training.loop import INITIALIZE, Trainer
-from genzoo.training.ranks import ALONE, Ranks
 from genzoo.types import Batch, Budget, Loss, TrainState
 
 CPU = torch.device("cpu")

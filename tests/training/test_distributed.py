@@ -23,11 +23,11 @@ from torch.nn import functional as F
 
 import genzoo
 from genzoo.errors import InputError
+from genzoo.ranks import SHARED, Ranks, mean_sums, shared_cost
 from genzoo.registry import MODELS
 from genzoo.runs import open_run
 from genzoo.training.draws import WholeDraws
 from genzoo.training.loop import Minibatches, Trainer
-from genzoo.training.ranks import SHARED, Ranks, mean_sums, shared_cost
 from genzoo.types import Budget
 
 pytest.importorskip("lightning_fabric", reason="pip install 'genzoo[distributed]'")

@@ -23,9 +23,9 @@ from genzoo.data import open_dataset
 from genzoo.data.dataset import Dataset
 from genzoo.data.stream import read_block
 from genzoo.errors import InputError, Interrupted
+from genzoo.ranks import Ranks
 from genzoo.runs import open_run
 from genzoo.training.loop import Minibatches
-from genzoo.training.ranks import Ranks
 from genzoo.training.shuffling import Shuffled
 
 N = 120
