@@ -58,9 +58,20 @@ def random_images(items: int, side: int) -> Any:
 
 def one_training(given: argparse.Namespace, budget: str, items: int, out: str) -> float:
     """Seconds of a training without its evaluation; the data are made before."""
+    return _seconds_of_training(given, random_images(items, given.size), budget, out)
+
+
+def one_training_of_ranks(given: argparse.Namespace, ranks: int, out: str) -> float:
+    """Seconds of a training by several processes, their start and their goodbye included."""
+    return _seconds_of_training(given, "digits", BUDGET_OF_RANKS, out, ranks)
+
+
+def _seconds_of_training(
+    given: argparse.Namespace, data: Any, budget: str, out: str, devices: int = 1
+) -> float:
     import genzoo
 
-    data, begun = random_images(items, given.size), time.perf_counter()
+    begun = time.perf_counter()
     genzoo.train(
         given.model,
         data,
@@ -71,26 +82,7 @@ def one_training(given: argparse.Namespace, budget: str, items: int, out: str) -
         evaluate=False,
         samples=1,
         device=given.device,
-    )
-    return time.perf_counter() - begun
-
-
-def one_training_of_ranks(given: argparse.Namespace, ranks: int, out: str) -> float:
-    """Seconds of a training by several processes, their start and their goodbye included."""
-    import genzoo
-
-    begun = time.perf_counter()
-    genzoo.train(
-        given.model,
-        "digits",
-        budget=BUDGET_OF_RANKS,
-        preset=given.preset,
-        out=out,
-        threads=given.threads,
-        evaluate=False,
-        samples=1,
-        device=given.device,
-        devices=ranks,
+        devices=devices,
     )
     return time.perf_counter() - begun
 
