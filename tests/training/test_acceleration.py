@@ -168,15 +168,21 @@ def test_what_cannot_be_compiled_trains_without(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for the CPU needs g++")
 @pytest.mark.parametrize("name", ["diffusion", "vae", "gan"])
 def test_compiled_training_is_the_same_training(name: str) -> None:
+    from torch._inductor import config
+
+    # Compiled code draws by a generator of its own; here it shall draw as the plain code does.
+    with config.patch(fallback_random=True):  # type: ignore[no-untyped-call]
+        compiled = trainer_of(name, 4, Acceleration(compiled=True))
     plain = trainer_of(name, 4, Acceleration())
-    compiled = trainer_of(name, 4, Acceleration(compiled=True))
     same = {**plain.clock.used.phase_flops}
     assert compiled.clock.used.phase_flops == same  # counted as if not compiled
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
-    for (key, mine), theirs in zip(
-        plain.model.state_dict().items(), compiled.model.state_dict().values(), strict=True
-    ):
-        assert torch.allclose(mine.float(), theirs.float(), rtol=1e-3, atol=1e-4), key
+    # Adam makes whole steps of gradients that are nothing but rounding, so the way is compared.
+    before, mine, theirs = (
+        torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+        for trainer in (trainer_of(name, 0, Acceleration()), plain, compiled)
+    )
+    assert (theirs - mine).norm() < 0.05 * (mine - before).norm()
     if compiled.acceleration.compiled:
         assert compiled.prepare_seconds > plain.prepare_seconds
     else:  # a gradient of a gradient is beyond the compiler
