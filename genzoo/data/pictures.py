@@ -82,7 +82,10 @@ def decode_plain(file: BinaryIO, name: str, size: int | None = None) -> Pixels:
                     f"{name}: {image.width}x{image.height} is above the limit of "
                     f"{MAX_PIXELS // 1_000_000} million pixels; make the image smaller"
                 )
-            if image.format != "PNG" or image.info:  # where a PNG would say how to turn it
+            image.load()
+            if (
+                image.format != "PNG" or image.info
+            ):  # where a PNG says how to turn it, at its end too
                 ImageOps.exif_transpose(image, in_place=True)
             plain = _to_gray_or_rgb(image)
     except (InputError, MemoryError, PermissionError):
@@ -109,8 +112,7 @@ def is_gray(image: Pixels) -> bool:
 
 
 def _to_gray_or_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to 8 bits of gray or RGB, transparency on white."""
-    image.load()
+    """Any mode of a loaded image to 8 bits of gray or RGB, transparency on white."""
     if image.mode.startswith("I"):
         wide = np.asarray(image, dtype=np.int64)
         if wide.min() < 0 or wide.max() > 65535:

@@ -73,6 +73,22 @@ def test_orientation_is_undone(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(COLOR, -1))
 
 
+@pytest.mark.parametrize("image", [COLOR, GRAY])
+def test_an_orientation_behind_the_pixels_is_undone(tmp_path, image):
+    """Fails with: what a PNG says being asked before all of it was read."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = save(tmp_path / "turned.png", image, exif=exif).read_bytes()
+    start = whole.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(whole[start : start + 4], "big")
+    end = whole.index(b"IEND") - 4
+    late = whole[:start] + whole[stop:end] + whole[start:stop] + whole[end:]
+    (tmp_path / "late.png").write_bytes(late)
+    found = read_image(tmp_path / "late.png")
+    assert found.shape == (8, 6, 3)
+    np.testing.assert_array_equal(found, read_image(tmp_path / "turned.png"))
+
+
 def test_first_frame_of_an_animation(tmp_path):
     frames = [Image.fromarray(np.full((4, 4), v, np.uint8)) for v in (40, 200)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
