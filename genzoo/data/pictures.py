@@ -83,9 +83,8 @@ def decode_plain(file: BinaryIO, name: str, size: int | None = None) -> Pixels:
                     f"{MAX_PIXELS // 1_000_000} million pixels; make the image smaller"
                 )
             image.load()
-            if (
-                image.format != "PNG" or image.info
-            ):  # where a PNG says how to turn it, at its end too
+            # A PNG says in its information how to turn it, before or behind its pixels.
+            if image.format != "PNG" or image.info:
                 ImageOps.exif_transpose(image, in_place=True)
             plain = _to_gray_or_rgb(image)
     except (InputError, MemoryError, PermissionError):
